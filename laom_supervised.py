@@ -1,0 +1,1199 @@
+"""LAOM+supervision: latent actions from video with distractors and a handful of action labels
+("Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025; Section 5).
+
+A latent action model (LAM) watches videos without actions: an inverse dynamics model (IDM) names the change between two
+observations with a latent action z, and a forward dynamics model (FDM) must predict the next observation's embedding from z.
+With distractors z also names what the background does, so a few labelled trajectories ground it: a linear layer must read the true
+action off z. A policy then imitates the latent actions on all videos, and a small decoder turns them into true actions.
+
+    stage 1  LAM             videos + labels  →  lam_<n>.pt        n: number of labelled trajectories, one LAM for each n
+    stage 2  latent BC       videos, z        →  actor_<n>.pt      policy obs → z
+    stage 3  action decoder  labels           →  decoder_<n>.pt    z → action
+    evaluation               environment      →  results.json      25 episodes on seen and on unseen background videos
+
+    python laom_supervised.py demo                                   # minutes on a laptop, on the data of `collect_data.py demo`
+    python laom_supervised.py --data data/walker-run__scale_easy_video_hard__train.hdf5       # the paper's setting (Appendix F)
+    python laom_supervised.py --num-labeled-trajectories 2 8 32      # one LAM, actor and decoder per budget, as in Figure 8
+    python laom_supervised.py --resume runs/<run>                    # continues a killed run where its last checkpoint is
+
+Everything is written to runs/<env>__laom_supervised__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is
+one gradient update), results.json, the weights, checkpoint.pt, pictures and films.
+
+Where we deviate from the paper or its code: one homography per image augments, where the code draws once per sub-batch; the decoder's
+inputs are computed once, not at each update; labelled windows stay inside their trajectory; evaluation has its own seeds, seeded
+distractors, and unseen videos beside the seen ones.
+"""
+
+import concurrent.futures
+import copy
+import dataclasses
+import fcntl
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import h5py
+import imageio.v3 as imageio
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+from tqdm import tqdm
+
+# ------------------------------------------------------------------------------------------------------------------------------
+# Arguments: defaults are the paper's (Appendix F, Table 7)
+# ------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LAMArgs:
+    """Stage 1: the latent action model."""
+
+    num_epochs: int = 10
+    """passes over all transitions"""
+    batch_size: int = 512
+    """transitions per update"""
+    labeled_batch_size: int = 128
+    """labelled transitions per update"""
+    labeled_loss_coef: float | None = None
+    """weight c of the labelled loss; the default is 0.01, and 0.001 for cheetah-run"""
+    learning_rate: float = 1e-4
+    """Adam's, after the warm-up"""
+    warmup_epochs: float = 3
+    """epochs in which the learning rate rises linearly from zero"""
+    future_obs_offset: int = 10
+    """K: the IDM compares obs[t] with obs[t + k], k uniform in 1..K (multi-step IDM, Section 4); the FDM always predicts t + 1"""
+    latent_action_dim: int = 8192
+    """size of z"""
+    encoder_scale: int = 6
+    """the encoder's blocks have (16, 32, 32) times as many channels"""
+    encoder_num_res_blocks: int = 2
+    """residual blocks per encoder block"""
+    act_head_dim: int = 1024
+    """width of the IDM's layers"""
+    obs_head_dim: int = 1024
+    """width of the FDM's layers"""
+    use_aug: bool = True
+    """random shift, rotation and perspective of obs, next_obs and future_obs (Section 4)"""
+    target: Literal["ema", "stop_grad"] = "ema"
+    """what embeds the target: a slow copy of the encoder, or the encoder itself without gradient (Appendix D)"""
+    target_tau: float = 0.001
+    """step of the slow copy towards the encoder"""
+    target_update_every: int = 1
+    """updates between two such steps"""
+
+
+@dataclass
+class BCArgs:
+    """Stage 2: behaviour cloning of the latent actions."""
+
+    num_epochs: int = 10
+    """passes over all transitions"""
+    batch_size: int = 512
+    """transitions per update"""
+    learning_rate: float = 1e-4
+    """Adam's, after the warm-up"""
+    warmup_epochs: float = 0
+    """epochs in which the learning rate rises linearly from zero"""
+    encoder_scale: int = 32
+    """the encoder's blocks have (16, 32, 32) times as many channels"""
+    encoder_num_res_blocks: int = 2
+    """residual blocks per encoder block"""
+
+
+@dataclass
+class DecoderArgs:
+    """Stage 3: the decoder from latent to true actions, on the labelled trajectories alone."""
+
+    num_updates: int = 2500
+    """updates; the paper's total_updates"""
+    batch_size: int = 512
+    """labelled transitions per update"""
+    learning_rate: float = 3e-4
+    """Adam's"""
+    hidden_dim: int = 256
+    """width of the two hidden layers"""
+
+
+@dataclass
+class EvalArgs:
+    """Evaluation in the environment."""
+
+    num_episodes: int = 25
+    """episodes per setting (seen videos, unseen videos)"""
+    num_workers: int = os.cpu_count() or 1
+    """processes that simulate and render"""
+    backgrounds: Path | None = None
+    """folder with train/*.npy and val/*.npy videos, made by collect_data.py; the default is the one that the data were made with"""
+    oracle: bool = True
+    """also play the actor with a decoder trained on all true actions: a diagnosis, no result of the method"""
+    reference_return: float | None = None
+    """return that counts as 1 in the normalised score; the default is that of the paper's BC on all labels (Table 3)"""
+
+
+@dataclass
+class Args:
+    data: Path = Path("data/cheetah-run__scale_easy_video_hard__train.hdf5")
+    """training trajectories, an HDF5 file of collect_data.py or of the paper's release"""
+    eval_data: Path | None = None
+    """trajectories with unseen videos for the held-out probe; the default is the file named …val… beside the data"""
+    labeled_data: Path | None = None
+    """a separate file to take labelled trajectories from; the default takes them from the data"""
+    num_labeled_trajectories: tuple[int, ...] = (128,)
+    """label budgets: the first n of one fixed shuffle of the trajectories (2.5% of 5,000 is 128)"""
+    seed: int = 0
+    """of weights, batches and augmentation"""
+    frame_stack: int = 3
+    """frames per observation, oldest first"""
+    lr_schedule: Literal["cosine", "linear"] = "cosine"
+    """fall of the learning rate after the warm-up (Appendix D; the released code's is linear)"""
+    runs: Path = Path("runs")
+    """folder of all runs"""
+    resume: Path | None = None
+    """run to continue from its last checkpoint, with the arguments that it was started with"""
+    checkpoint_minutes: float = 10
+    """minutes between checkpoints inside a stage"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """where the networks live"""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast, or float32 throughout; auto is bf16 where the hardware has it"""
+    compile: bool = torch.cuda.is_available()
+    """torch.compile of the updates; on CPUs it was slower (README)"""
+    log_interval: int = 50
+    """updates between two lines of metrics.jsonl; the only time that the loop waits for the GPU"""
+    track: bool = False
+    """also log to Weights & Biases"""
+    lam: LAMArgs = field(default_factory=LAMArgs)
+    bc: BCArgs = field(default_factory=BCArgs)
+    decoder: DecoderArgs = field(default_factory=DecoderArgs)
+    eval: EvalArgs = field(default_factory=EvalArgs)
+
+
+PRESETS = {
+    "paper": ("Appendix F to the letter (default)", Args()),
+    "demo": (
+        "the whole pipeline on a laptop without a GPU, minutes",
+        Args(
+            num_labeled_trajectories=(8,),
+            lam=LAMArgs(
+                num_epochs=10,
+                batch_size=256,
+                labeled_batch_size=64,
+                labeled_loss_coef=0.1,
+                learning_rate=1e-3,
+                warmup_epochs=0.5,
+                latent_action_dim=256,
+                encoder_scale=1,
+                encoder_num_res_blocks=1,
+                act_head_dim=256,
+                obs_head_dim=256,
+                use_aug=False,
+            ),
+            bc=BCArgs(num_epochs=3, batch_size=256, learning_rate=1e-3, encoder_scale=2, encoder_num_res_blocks=1),
+            decoder=DecoderArgs(num_updates=1000),
+            eval=EvalArgs(oracle=False),
+        ),
+    ),
+}
+
+# ------------------------------------------------------------------------------------------------------------------------------
+# Data
+# ------------------------------------------------------------------------------------------------------------------------------
+
+IMG_HW = 64  # height and width of an observation, pixels
+FRAME_BYTES = IMG_HW * IMG_HW * 3
+
+
+class Dataset:
+    """The trajectories of one HDF5 file, read in place: frames stay in the file until a batch asks for them.
+
+    A frame's index counts the frames of all trajectories; the transition of index i is (obs[i], actions[i], obs[i + 1]).
+    states: float32 (N, S); actions: float32 (N, A) clipped to [-1, 1] (the paper's files hold unclipped means);
+    first, last: int64 (N,), the first and last frame of each frame's trajectory. Errors: one line for a file that is not a dataset.
+    """
+
+    def __init__(self, path: Path, device: str):
+        self.path, self.device = path, device
+        try:
+            with h5py.File(path) as file:
+                self.attributes = dict(file.attrs)
+                groups = [file[name] for name in sorted((name for name in file if name.isdigit()), key=int)]
+                for group in groups:
+                    self.check(group)
+                lengths = torch.tensor([len(group["obs"]) for group in groups])
+                obs_offsets = torch.tensor([group["obs"].id.get_offset() for group in groups])
+                self.states = torch.from_numpy(np.concatenate([group["states"][:] for group in groups])).to(device)
+                self.actions = torch.from_numpy(np.concatenate([group["actions"][:] for group in groups])).clamp(-1, 1).to(device)
+        except FileNotFoundError:
+            raise SystemExit(f"error: no file {path}; collect_data.py makes one")
+        except (OSError, KeyError, ValueError) as error:  # not HDF5, truncated, arrays missing, no trajectories
+            raise SystemExit(f"error: {path} is not a whole dataset: {error}")
+        self.num_trajectories = len(lengths)
+        ends = lengths.cumsum(0)
+        self.trajectory = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        self.first, self.last = (ends - lengths)[self.trajectory], ends[self.trajectory] - 1
+        self.byte_offset = obs_offsets[self.trajectory] + (torch.arange(len(self.first)) - self.first) * FRAME_BYTES
+        with warnings.catch_warnings():  # torch cannot mark the tensor read-only; nothing writes to it
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="r"))
+        # every position in the file as the start of a frame: an overlapping view, so that one index_select gathers any frames
+        self.frames = file_bytes.as_strided((len(file_bytes) - FRAME_BYTES + 1, FRAME_BYTES), (1, 1))
+
+    def check(self, group: h5py.Group):
+        obs, where = group["obs"], f"{self.path}, trajectory {group.name}"
+        if obs.shape[1:] != (IMG_HW, IMG_HW, 3) or obs.dtype != np.uint8:
+            raise SystemExit(f"error: {where}: obs are {obs.dtype} {obs.shape[1:]}, not uint8 {(IMG_HW, IMG_HW, 3)}")
+        if obs.id.get_offset() is None:
+            raise SystemExit(f"error: {where}: obs are compressed or chunked; rewrite the file: h5repack -l CONTI IN OUT")
+        if not len(obs) == len(group["states"]) == len(group["actions"]):
+            raise SystemExit(f"error: {where}: obs, states and actions differ in length")
+        for name in ("states", "actions"):
+            if not np.isfinite(group[name][:]).all():
+                raise SystemExit(f"error: {where}: {name} hold NaN or infinite values")
+
+    def transitions(self, trajectories: np.ndarray | None = None) -> torch.Tensor:
+        """Indices of all frames that have a successor, or of those in the given trajectories: int64."""
+        chosen = torch.arange(len(self.last)) < self.last
+        if trajectories is not None:
+            chosen &= torch.isin(self.trajectory, torch.as_tensor(trajectories))
+        return chosen.nonzero()[:, 0]
+
+    def observations(self, index: torch.Tensor, frame_stack: int, extra: int = 0) -> torch.Tensor:
+        """Stacks that end at the given frames, padded with the trajectory's first frame: uint8 (B, frame_stack + extra, 64, 64, 3).
+
+        extra: further frames after the given ones; [:, :-1] of a stack with one extra frame is obs, [:, 1:] is next_obs.
+        """
+        rows = index[:, None] + torch.arange(1 - frame_stack, 1 + extra)
+        rows = torch.maximum(rows, self.first[index][:, None])
+        frames = self.frames.index_select(0, self.byte_offset[rows].flatten())
+        return frames.view(*rows.shape, IMG_HW, IMG_HW, 3).to(self.device, non_blocking=True)
+
+    def future(self, index: torch.Tensor, max_offset: int, generator: torch.Generator) -> torch.Tensor:
+        """index + k with k uniform in 1..max_offset, or in as much of it as the trajectory has left: int64 (B,)."""
+        reach = (self.last[index] - index).clamp(max=max_offset)
+        return index + 1 + (torch.rand(len(index), generator=generator) * reach).long().clamp(max=reach - 1)
+
+
+def labeled_trajectories(num_trajectories: int, number: int) -> np.ndarray:
+    """The first trajectories of one fixed shuffle: the same for every method and seed, smaller budgets inside larger ones."""
+    return np.random.default_rng(42).permutation(num_trajectories)[:number]
+
+
+def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 1], oldest frame first, stored channels-last."""
+    b, t, h, w, c = frames.shape
+    return frames.permute(0, 2, 3, 1, 4).reshape(b, h, w, t * c).permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------
+# Augmentation (Section 4; Almuzairee et al., 2024): every image gets one homography
+# ------------------------------------------------------------------------------------------------------------------------------
+
+MAX_SHIFT, MAX_ROTATION, DISTORTION = 14, math.pi / 2, 0.5  # pixels, radians, share of half the image
+# identity, shift, rotate, perspective, shift-rotate, rotate-shift, rotate-perspective, perspective-rotate: first and second warp
+AUGMENTATIONS = torch.tensor([[0, 0], [1, 0], [2, 0], [3, 0], [1, 2], [2, 1], [2, 3], [3, 2]])
+
+
+def perspective(shifts: torch.Tensor) -> torch.Tensor:
+    """Homographies that move the image's corners by shifts (B, 4, 2), in pixels from the centre: (B, 3, 3)."""
+    half = (IMG_HW - 1) / 2
+    corners = half * torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    (x, y), (u, v) = corners.expand_as(shifts).unbind(-1), (corners + shifts).unbind(-1)  # (B, 4) each
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    rows_u = torch.stack([x, y, one, zero, zero, zero, -x * u, -y * u], -1)
+    rows_v = torch.stack([zero, zero, zero, x, y, one, -x * v, -y * v], -1)
+    solution = torch.linalg.solve(torch.cat([rows_u, rows_v], 1), torch.cat([u, v], 1))  # eight unknowns; the ninth entry is 1
+    return torch.cat([solution, torch.ones(len(shifts), 1)], 1).view(-1, 3, 3)
+
+
+def random_homographies(number: int, generator: torch.Generator) -> torch.Tensor:
+    """From output to input pixels about the image's centre; identities are exactly that: float32 (number, 3, 3)."""
+    uniform = lambda *shape: torch.rand(*shape, generator=generator) * 2 - 1
+    choice = AUGMENTATIONS[torch.randint(len(AUGMENTATIONS), (number,), generator=generator)]
+    angle, corner_shifts = MAX_ROTATION * uniform(number), torch.rand(number, 4, 2, generator=generator)
+    warps = torch.eye(3).repeat(4, number, 1, 1)  # identity, shift, rotation, perspective
+    warps[1, :, :2, 2] = (MAX_SHIFT * uniform(number, 2)).round()
+    warps[2, :, 0, 0] = warps[2, :, 1, 1] = angle.cos()
+    warps[2, :, 1, 0], warps[2, :, 0, 1] = angle.sin(), -angle.sin()
+    inwards = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
+    warps[3] = torch.linalg.inv(perspective(inwards * corner_shifts * DISTORTION * IMG_HW / 2))  # corners move inwards
+    image = torch.arange(number)
+    return warps[choice[:, 0], image] @ warps[choice[:, 1], image]
+
+
+def augment(images: torch.Tensor, homographies: torch.Tensor) -> torch.Tensor:
+    """Warps images (B, C, 64, 64) with bilinear sampling and replicated edges; all frames of a stack move together."""
+    half = (IMG_HW - 1) / 2
+    axis = torch.arange(IMG_HW, device=images.device) - half
+    points = torch.stack(
+        [axis.repeat(IMG_HW), axis.repeat_interleave(IMG_HW), torch.ones(IMG_HW**2, device=images.device)]
+    )  # (3, 64²)
+    points = homographies.to(images.device) @ points  # (B, 3, 64²)
+    grid = (points[:, :2] / points[:, 2:] / half).transpose(1, 2).reshape(-1, IMG_HW, IMG_HW, 2)
+    warped = F.grid_sample(images, grid.to(images.dtype), "bilinear", "border", align_corners=True)
+    identity = (homographies == torch.eye(3)).all(-1).all(-1).to(images.device)
+    return torch.where(identity[:, None, None, None], images, warped)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------
+# Networks (Appendix D, Figure 4)
+# ------------------------------------------------------------------------------------------------------------------------------
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x):  # (B, C, H, W) → the same
+        return x + self.conv2(F.relu6(self.conv1(F.relu6(x))))
+
+
+class Encoder(nn.Sequential):
+    """Three blocks, each a convolution of stride 2 and residual blocks: (B, channels_in, 64, 64) → (B, 32 scale, 8, 8)."""
+
+    def __init__(self, channels_in: int, scale: int, num_res_blocks: int):
+        blocks = []
+        for channels in (16 * scale, 32 * scale, 32 * scale):
+            blocks.append(nn.Conv2d(channels_in, channels, 3, stride=2, padding=1))
+            blocks += [ResidualBlock(channels) for _ in range(num_res_blocks)]
+            channels_in = channels
+        super().__init__(*blocks)
+        self.channels_out, self.flat_dim = channels_in, channels_in * (IMG_HW // 8) ** 2
+
+
+class MLPBlock(nn.Module):
+    def __init__(self, dim: int, expansion: int = 4):
+        super().__init__()
+        self.linear1, self.linear2 = nn.Linear(dim, expansion * dim), nn.Linear(expansion * dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x):  # (B, dim) → the same
+        return self.norm(x + self.linear2(F.relu6(self.linear1(x))))
+
+
+class Head(nn.Module):
+    """Three (linear → MLP block) layers, each of which sees the condition again, then a linear output (Appendix D)."""
+
+    def __init__(self, input_dim: int, condition_dim: int, hidden_dim: int, output_dim: int):
+        super().__init__()
+        dims = [input_dim, hidden_dim, hidden_dim]
+        self.linears = nn.ModuleList(nn.Linear(dim + condition_dim, hidden_dim) for dim in dims)
+        self.blocks = nn.ModuleList(MLPBlock(hidden_dim) for _ in dims)
+        self.output = nn.Linear(hidden_dim, output_dim)
+
+    def forward(self, x, condition):  # (B, input_dim), (B, condition_dim) → (B, output_dim)
+        for linear, block in zip(self.linears, self.blocks):
+            x = block(linear(torch.cat([x, condition], -1)))
+        return self.output(x)
+
+
+def init_weights(module: nn.Module):
+    """Orthogonal weights and zero biases."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        nn.init.orthogonal_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+class LAM(nn.Module):
+    """Latent action model: one encoder, an IDM and an FDM in its embedding, and the labels' linear layer z → action."""
+
+    def __init__(self, args: LAMArgs, frame_stack: int, action_dim: int):
+        super().__init__()
+        self.encoder = Encoder(3 * frame_stack, args.encoder_scale, args.encoder_num_res_blocks)
+        self.idm = Head(0, 2 * self.encoder.flat_dim, args.act_head_dim, args.latent_action_dim)
+        self.fdm = Head(self.encoder.flat_dim, args.latent_action_dim, args.obs_head_dim, self.encoder.flat_dim)
+        self.action_head = nn.Linear(args.latent_action_dim, action_dim)
+        self.apply(init_weights)
+
+    def embed(self, obs):  # (B, 9, 64, 64) → e (B, E)
+        return self.encoder(obs).flatten(1)
+
+    def infer(self, obs_embedding, future_embedding):  # e_t, e_{t+k} (B, E) → z (B, Z)
+        return self.idm(obs_embedding[:, :0], torch.cat([obs_embedding, future_embedding], -1))
+
+    def predict(self, obs_embedding, latent_action):  # e_t (B, E), z (B, Z) → the next embedding (B, E)
+        return self.fdm(obs_embedding.detach(), latent_action)  # detached: the encoder learns only through the IDM
+
+    def forward(self, obs, future_obs):  # latent actions for relabelling: (B, Z)
+        return self.infer(*self.embed(torch.cat([obs, future_obs])).chunk(2))
+
+
+class Actor(nn.Module):
+    """Policy of the latent actions: obs (B, 9, 64, 64) → z (B, Z)."""
+
+    def __init__(self, args: BCArgs, frame_stack: int, output_dim: int):
+        super().__init__()
+        self.encoder = Encoder(3 * frame_stack, args.encoder_scale, args.encoder_num_res_blocks)
+        self.output = nn.Linear(self.encoder.channels_out, output_dim)
+        self.apply(init_weights)
+
+    def forward(self, obs):
+        return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
+
+
+class ActionDecoder(nn.Sequential):
+    """z (B, Z) → action (B, A)."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, action_dim: int):
+        widths = [nn.Linear(input_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU()]
+        super().__init__(*widths, nn.Linear(hidden_dim, action_dim))
+        self.apply(init_weights)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------
+# Runs: records, checkpoints, schedule
+# ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """The run's folder: arguments, script, metrics.jsonl, weights of finished stages, and the checkpoint.
+
+    Batches, offsets and augmentation depend only on the seed and the step, so a checkpoint needs no random state: weights,
+    optimiser states, the step and the length of metrics.jsonl continue a run where an unbroken one would be.
+    """
+
+    def __init__(self, args: Args, task: str):
+        name = f"{task}__{Path(__file__).stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+        self.args, self.folder = args, args.resume or args.runs / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = open(self.folder / "lock", "w")  # noqa: SIM115 open as long as the process
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SystemExit(f"error: another process works in {self.folder}")
+        self.saved = {"stage": None, "finished": [], "metrics_size": 0}
+        if (self.folder / "checkpoint.pt").exists():
+            self.saved = torch.load(self.folder / "checkpoint.pt", map_location=args.device, weights_only=True)
+        else:
+            write_whole(self.folder / "args.json", json.dumps(dataclasses.asdict(args), default=str, indent=2).encode())
+            shutil.copy(__file__, self.folder)
+        self.metrics = open(self.folder / "metrics.jsonl", "ab")  # noqa: SIM115
+        self.metrics.truncate(self.saved["metrics_size"])  # what a killed run logged after its checkpoint comes again
+        self.wandb = None
+        if args.track:
+            import wandb
+
+            self.wandb = wandb.init(project="latent-actions", name=self.folder.name, config=dataclasses.asdict(args))
+
+    def log(self, record: dict):
+        self.metrics.write(json.dumps(record).encode() + b"\n")
+        self.metrics.flush()
+        if self.wandb:
+            self.wandb.log(record)
+
+    def updates(self, stage: str, total: int, batch_size: int, **parts) -> Iterator[tuple[int, dict]]:
+        """Yields each step of a stage, from its checkpoint if it has one, with a dictionary for what the loop wants logged.
+
+        The values are tensors, read every log_interval steps: nothing else waits for the GPU. parts: whatever the stage trains.
+        """
+        first = 0
+        if self.saved["stage"] == stage:
+            first = self.saved["step"]
+            for name, part in parts.items():
+                part.load_state_dict(self.saved["parts"][name])
+        kind, values = stage.split("_")[0], {}
+        saved_at, logged_at, logged_step = time.time(), time.time(), first
+        stop = []
+        handlers = {number: signal.signal(number, lambda *_: stop.append(True)) for number in (signal.SIGTERM, signal.SIGINT)}
+        bar = tqdm(total=total, initial=first, desc=stage, unit="update")
+        for step in range(first, total):
+            yield step, values
+            bar.update()
+            log_due = (step + 1) % self.args.log_interval == 0 or step + 1 == total
+            save_due = stop or time.time() - saved_at > 60 * self.args.checkpoint_minutes
+            if log_due or save_due:
+                numbers = {f"{kind}/{name}": torch.as_tensor(value).item() for name, value in values.items()}  # waits for the GPU
+                if not math.isfinite(numbers[f"{kind}/loss"]):
+                    raise SystemExit(f"error: {stage}: the loss is not finite at step {step + 1}; the last checkpoint stands")
+            if log_due:
+                speed = (step + 1 - logged_step) * batch_size / (time.time() - logged_at)
+                logged_at, logged_step = time.time(), step + 1
+                self.log({"stage": stage, "step": step + 1, **numbers, f"{kind}/transitions_per_second": round(speed, 1)})
+                bar.set_postfix(loss=f"{numbers[f'{kind}/loss']:.4f}", transitions_per_s=f"{speed:.0f}")
+            if save_due:
+                self.save_checkpoint(stage=stage, step=step + 1, parts={name: part.state_dict() for name, part in parts.items()})
+                saved_at = time.time()
+            if stop:
+                raise SystemExit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
+        bar.close()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def save_checkpoint(self, **state):
+        os.fsync(self.metrics.fileno())
+        save_weights(
+            self.folder / "checkpoint.pt", state | {"finished": self.saved["finished"], "metrics_size": self.metrics.tell()}
+        )
+
+    def finish(self, stage: str, **modules: nn.Module):
+        """Keeps a finished stage's weights as <name>_<budget>.pt."""
+        for name, module in modules.items():
+            save_weights(self.folder / f"{name}_{stage.split('_')[1]}.pt", module.state_dict())
+        self.saved["finished"].append(stage)
+        self.save_checkpoint(stage=None)
+
+    def load_finished(self, stage: str, **modules: nn.Module) -> bool:
+        """Loads the weights of a stage that a resumed run has finished; says whether it has."""
+        if stage in self.saved["finished"]:
+            for name, module in modules.items():
+                path = self.folder / f"{name}_{stage.split('_')[1]}.pt"
+                module.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
+        return stage in self.saved["finished"]
+
+
+def write_whole(path: Path, content: bytes):
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def save_weights(path: Path, state: dict):
+    partial = path.with_name(path.name + ".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+class Batches:
+    """The batch of any step: each epoch passes over a fresh permutation of the index and drops what does not fill a batch."""
+
+    def __init__(self, index: torch.Tensor, batch_size: int, seed: int):
+        self.index, self.batch_size, self.seed, self.epoch = index, batch_size, seed, None
+        self.steps_per_epoch = len(index) // batch_size
+        if self.steps_per_epoch == 0:
+            raise SystemExit(
+                f"error: {len(index)} transitions do not fill a batch of {batch_size}; lower --lam.batch-size, --bc.batch-size"
+            )
+
+    def __call__(self, step: int) -> torch.Tensor:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self.epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self.epoch, self.order = epoch, self.index[torch.randperm(len(self.index), generator=generator)]
+        return self.order[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+def learning_rate(peak: float, step: int, warmup: int, total: int, schedule: str) -> float:
+    """Linear from zero over the warm-up, then cosine or linear to zero at the last step (Appendix D)."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(total - warmup, 1)
+    return peak * (0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------
+# Stage 1: latent action model
+# ------------------------------------------------------------------------------------------------------------------------------
+
+
+def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], number: int, run: Run) -> LAM:
+    """Trains a LAM on all transitions of the data and on the labelled transitions (dataset, index)."""
+    cfg, dtype = args.lam, input_dtype(args)
+    torch.manual_seed(args.seed)
+    lam = LAM(cfg, args.frame_stack, data.actions.shape[1]).to(args.device, memory_format=torch.channels_last)
+    if run.load_finished(f"lam_{number}", lam=lam):
+        return lam
+    target = copy.deepcopy(lam.encoder).requires_grad_(False)
+    probes = nn.ModuleDict(  # read what is linear in detached features; they send no gradient to the LAM
+        {
+            "action_probe": nn.Linear(cfg.latent_action_dim, data.actions.shape[1]),
+            "obs_action_probe": nn.Linear(lam.encoder.flat_dim, data.actions.shape[1]),
+            "state_probe": nn.Linear(lam.encoder.flat_dim, data.states.shape[1]),
+        }
+    ).to(args.device)
+    optim = torch.optim.Adam([*lam.parameters(), *probes.parameters()], lr=cfg.learning_rate, fused=True)
+    coef = cfg.labeled_loss_coef if cfg.labeled_loss_coef is not None else 0.001 if task_name(data) == "cheetah-run" else 0.01
+    num_labeled, (labeled_data, labeled_index) = cfg.labeled_batch_size, labeled
+
+    def losses(obs, next_obs, future_obs, labels, actions, states):
+        """obs, future_obs: (B + L, 9, 64, 64), the last L of them labelled; next_obs: (B, …); labels: (L, A)."""
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            with torch.no_grad():
+                target_embedding = (target if cfg.target == "ema" else lam.encoder)(next_obs).flatten(1)
+            obs_embedding, future_embedding = lam.embed(torch.cat([obs, future_obs])).chunk(2)
+            latent_action = lam.infer(obs_embedding, future_embedding)
+            predicted_embedding = lam.predict(obs_embedding[:-num_labeled], latent_action[:-num_labeled])
+            consistency = F.mse_loss(predicted_embedding.float(), target_embedding.float())
+            supervision = F.mse_loss(lam.action_head(latent_action[-num_labeled:]).float(), labels)
+
+            z, e = latent_action[:-num_labeled].detach(), obs_embedding[:-num_labeled].detach()
+            probe_losses = {
+                "action_probe_mse": F.mse_loss(probes["action_probe"](z).float(), actions),
+                "obs_action_probe_mse": F.mse_loss(probes["obs_action_probe"](e).float(), actions),
+                "state_probe_mse": F.mse_loss(probes["state_probe"](e).float(), states),
+            }
+        return consistency + coef * supervision, {"consistency_loss": consistency, "labeled_mse": supervision}, probe_losses
+
+    losses = torch.compile(losses) if args.compile else losses
+    batches = Batches(data.transitions(), cfg.batch_size, args.seed)
+    total, warmup = cfg.num_epochs * batches.steps_per_epoch, cfg.warmup_epochs * batches.steps_per_epoch
+    parts = {"lam": lam, "target": target, "probes": probes, "optim": optim}
+    for step, values in run.updates(f"lam_{number}", total, cfg.batch_size, **parts):
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        batch = batches(step)
+        labeled_batch = labeled_index[torch.randint(len(labeled_index), (num_labeled,), generator=generator)]
+        stack = data.observations(batch, args.frame_stack, extra=1)
+        future = data.observations(data.future(batch, cfg.future_obs_offset, generator), args.frame_stack)
+        labeled_obs = labeled_data.observations(labeled_batch, args.frame_stack)
+        labeled_future = labeled_data.future(labeled_batch, cfg.future_obs_offset, generator)
+        labeled_future = labeled_data.observations(labeled_future, args.frame_stack)
+        images = [torch.cat([stack[:, :-1], labeled_obs]), stack[:, 1:], torch.cat([future, labeled_future])]
+        if cfg.use_aug:  # each of obs, next_obs and future_obs on its own
+            images = [to_input(frames, torch.float32) for frames in images]
+            images = [augment(image, random_homographies(len(image), generator)).to(dtype) for image in images]
+        else:
+            images = [to_input(frames, dtype) for frames in images]
+
+        optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
+        loss, terms, probe_losses = losses(*images, labeled_data.actions[labeled_batch], data.actions[batch], data.states[batch])
+        optim.zero_grad(set_to_none=True)
+        (loss + sum(probe_losses.values())).backward()
+        optim.step()
+        if (step + 1) % cfg.target_update_every == 0:
+            torch._foreach_lerp_(list(target.parameters()), list(lam.encoder.parameters()), cfg.target_tau)
+        values.update({"loss": loss.detach(), **terms, **probe_losses, "learning_rate": optim.param_groups[0]["lr"]})
+    run.finish(f"lam_{number}", lam=lam)
+    return lam
+
+
+# ------------------------------------------------------------------------------------------------------------------------------
+# Stage 2: latent behaviour cloning
+# ------------------------------------------------------------------------------------------------------------------------------
+
+
+def train_actor(args: Args, data: Dataset, lam: LAM, number: int, run: Run) -> tuple[Actor, ActionDecoder]:
+    """Clones the LAM's latent actions on all transitions.
+
+    Also trains a decoder on the true actions of all transitions: the oracle, an upper bound for diagnosis and no part of the method.
+    """
+    cfg, dtype = args.bc, input_dtype(args)
+    torch.manual_seed(args.seed)
+    actor = Actor(cfg, args.frame_stack, args.lam.latent_action_dim).to(args.device, memory_format=torch.channels_last)
+    oracle = ActionDecoder(args.lam.latent_action_dim, args.decoder.hidden_dim, data.actions.shape[1]).to(args.device)
+    if run.load_finished(f"bc_{number}", actor=actor, oracle=oracle):
+        return actor, oracle
+    optim = torch.optim.Adam([*actor.parameters(), *oracle.parameters()], lr=cfg.learning_rate, fused=True)
+    lam.requires_grad_(False)
+
+    def losses(obs, next_obs, actions):
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            with torch.no_grad():
+                latent_action = lam(obs, next_obs)
+            prediction = actor(obs)
+            oracle_loss = F.mse_loss(oracle(prediction.detach()).float(), actions)
+        return F.mse_loss(prediction.float(), latent_action.float()), oracle_loss
+
+    losses = torch.compile(losses) if args.compile else losses
+    batches = Batches(data.transitions(), cfg.batch_size, args.seed)
+    total, warmup = cfg.num_epochs * batches.steps_per_epoch, cfg.warmup_epochs * batches.steps_per_epoch
+    for step, values in run.updates(f"bc_{number}", total, cfg.batch_size, actor=actor, oracle=oracle, optim=optim):
+        batch = batches(step)
+        stack = data.observations(batch, args.frame_stack, extra=1)
+
+        optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
+        loss, oracle_loss = losses(to_input(stack[:, :-1], dtype), to_input(stack[:, 1:], dtype), data.actions[batch])
+        optim.zero_grad(set_to_none=True)
+        (loss + oracle_loss).backward()
+        optim.step()
+        values.update(loss=loss.detach(), oracle_action_mse=oracle_loss.detach(), learning_rate=optim.param_groups[0]["lr"])
+    run.finish(f"bc_{number}", actor=actor, oracle=oracle)
+    return actor, oracle
+
+
+# ------------------------------------------------------------------------------------------------------------------------------
+# Stage 3: action decoder
+# ------------------------------------------------------------------------------------------------------------------------------
+
+
+def train_decoder(args: Args, labeled: tuple[Dataset, torch.Tensor], actor: Actor, number: int, run: Run) -> ActionDecoder:
+    """Decodes the frozen actor's latent actions to true actions on the labelled transitions (dataset, index)."""
+    cfg, (labeled_data, index) = args.decoder, labeled
+    torch.manual_seed(args.seed)
+    decoder = ActionDecoder(args.lam.latent_action_dim, cfg.hidden_dim, labeled_data.actions.shape[1]).to(args.device)
+    if run.load_finished(f"decoder_{number}", decoder=decoder):
+        return decoder
+    optim = torch.optim.Adam(decoder.parameters(), lr=cfg.learning_rate, fused=True)
+    latents, actions = infer_all(args, actor, labeled_data, index, next_obs=False), labeled_data.actions[index]
+    for step, values in run.updates(f"decoder_{number}", cfg.num_updates, cfg.batch_size, decoder=decoder, optim=optim):
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        rows = torch.randint(len(index), (cfg.batch_size,), generator=generator).to(args.device)
+
+        optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, 0, cfg.num_updates, args.lr_schedule)
+        loss = F.mse_loss(decoder(latents[rows]), actions[rows])
+        optim.zero_grad(set_to_none=True)
+        loss.backward()
+        optim.step()
+        values.update(loss=loss.detach(), learning_rate=optim.param_groups[0]["lr"])
+    run.finish(f"decoder_{number}", decoder=decoder)
+    return decoder
+
+
+# ------------------------------------------------------------------------------------------------------------------------------
+# How good are the latent actions: held-out probe at k = 1, without augmentation
+# ------------------------------------------------------------------------------------------------------------------------------
+
+
+def infer_all(args: Args, network: nn.Module, data: Dataset, index: torch.Tensor, next_obs: bool) -> torch.Tensor:
+    """The network's output for every index, from obs or from (obs, next_obs): float32 (len(index), …), without gradient."""
+    outputs, dtype = [], input_dtype(args)
+    with torch.no_grad(), torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        for chunk in index.split(512):
+            stack = data.observations(chunk, args.frame_stack, extra=1)
+            inputs = [stack[:, :-1], stack[:, 1:]] if next_obs else [stack[:, :-1]]
+            outputs.append(network(*(to_input(frames, dtype) for frames in inputs)).float())
+    return torch.cat(outputs)
+
+
+def probe_held_out(args: Args, lam: LAM, data: Dataset, eval_data: Dataset) -> dict:
+    """Ridge regression z → action, fitted on four fifths of the training trajectories, judged on the rest and on unseen videos.
+
+    Gives MSE and MSE / Var(a) (1 is what the mean action reaches), and the same for the LAM's own action head, which saw only the
+    labelled trajectories (Figure 9a). The penalty is chosen on a fifth of the fitted trajectories. At most 50,000 transitions fit.
+    """
+    order = (
+        np.random.default_rng(42).permutation(data.num_trajectories)[::-1].copy()
+    )  # the labelled trajectories fit, they do not judge
+    held_out, fit = np.split(order, [max(1, len(order) // 5)])
+    choose, fit = np.split(fit, [max(1, len(fit) // 5)])
+    sets = {"fit": (data, fit), "choose": (data, choose), "seen_videos": (data, held_out), "unseen_videos": (eval_data, None)}
+    latents, actions = {}, {}
+    for name, (source, trajectories) in sets.items():
+        index = source.transitions(trajectories)
+        index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:50_000]]
+        latents[name], actions[name] = infer_all(args, lam, source, index, next_obs=True), source.actions[index]
+    mean, action_mean = latents["fit"].mean(0), actions["fit"].mean(0)
+    centered = (latents["fit"] - mean).double()
+    gram, moment = centered.T @ centered, centered.T @ (actions["fit"] - action_mean).double()
+    weights = {}
+    for penalty in (1e-6, 1e-4, 1e-2):
+        ridge = gram + penalty * gram.trace() / len(gram) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        weight = torch.linalg.solve(ridge, moment).float()
+        weights[F.mse_loss((latents["choose"] - mean) @ weight + action_mean, actions["choose"]).item()] = weight
+    weight = weights[min(weights)]
+    results = {}
+    for name in ("seen_videos", "unseen_videos"):
+        variance = actions[name].var(0, unbiased=False).mean()
+        for kind, prediction in {
+            "action_probe": (latents[name] - mean) @ weight + action_mean,
+            "action_head": lam.action_head(latents[name]),
+        }.items():
+            mse = F.mse_loss(prediction, actions[name])
+            results |= {f"{kind}_mse/{name}": mse.item(), f"{kind}_mse_over_var/{name}": (mse / variance).item()}
+    return results
+
+
+# ------------------------------------------------------------------------------------------------------------------------------
+# Environment: Distracting Control Suite (Stone et al., 2021; Section 3)
+# ------------------------------------------------------------------------------------------------------------------------------
+
+SKY_HW = 128  # height and width of a background frame: the camera sees about half of it
+DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos; None means all)
+    "vanilla": (0.0, 0),
+    "easy": (0.1, 4),
+    "medium": (0.2, 8),
+    "hard": (0.3, None),
+    "scale_easy_video_hard": (0.1, None),
+}
+# MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act only when the model is compiled):
+# no buffer beyond the picture, a shadow map of 256² instead of 2048², coarser spheres and capsules, a sky as large as the videos.
+CHEAP_VISUAL = b"""<mujoco> <visual>
+    <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/> <map znear=".01"/>
+    <quality shadowsize="256" numslices="12" numstacks="8"/> <global offwidth="%d" offheight="%d"/>
+</visual> </mujoco>""" % (IMG_HW, IMG_HW)
+SMALL_SKY = b"""<mujoco> <asset>
+    <texture name="skybox" type="skybox" builtin="flat" width="%d" height="%d"/>
+</asset> </mujoco>""" % (SKY_HW, SKY_HW)
+
+
+def load_task(task: str, own_sky: bool = True) -> gym.Env:
+    """A dm_control task through Shimmy, cheap to render; observations are dm_control's dictionaries of float64."""
+    import absl.logging  # these imports stand here because dm_control binds to the OpenGL of MUJOCO_GL when it is first imported
+    import shimmy
+    from dm_control import suite
+
+    absl.logging.set_verbosity("error")  # deprecations in dm_control's own XML
+    assets, domain_and_task = dict(suite.common.ASSETS), task.split("-")
+    suite.common.ASSETS["./common/visual.xml"] = CHEAP_VISUAL
+    if not own_sky:
+        suite.common.ASSETS["./common/skybox.xml"] = SMALL_SKY
+    try:
+        return shimmy.DmControlCompatibilityV0(suite.load(*domain_and_task))
+    finally:
+        suite.common.ASSETS.update(assets)
+
+
+class DistractingControl(gym.Wrapper):
+    """Pixels instead of states, with colours, camera and background that drift independently of the physics.
+
+    Observations are uint8 (64, 64, 3); info["state"] is the proprioceptive state, float32 (S,), info["physics"] the MuJoCo state
+    behind the picture, float64 (P,). reset(seed=…) seeds physics, colours, camera and background: one seed, the same pixels.
+
+    color_scale, camera_scale: the scale s of DIFFICULTIES, 0 for none. videos: arrays uint8 (frames, 128, 128, 3), none for the
+    task's own sky. The constants are those of Stone et al., 2021.
+    """
+
+    def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
+        self.color_scale, self.camera_scale, self.videos = color_scale, camera_scale, videos
+        self.physics = env.unwrapped.physics
+        self.model, self.data = self.physics.model, self.physics.data
+        self.own_colors = self.model.mat_rgba[:, :3].copy()
+        if videos:
+            self.sky = self.model.name2id("skybox", "texture")
+            start = self.model.tex_adr[self.sky]
+            self.sky_faces = self.model.tex_data[start : start + 6 * SKY_HW * SKY_HW * 3].reshape(6, SKY_HW, SKY_HW, 3)  # a view
+            humanoid = self.model.name == "humanoid"  # whose ground would hide most of the background
+            self.physics.named.model.mat_rgba["grid", "a"] = 0.3 if humanoid else 1.0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        states, _ = self.env.reset(seed=seed, options=options)
+        streams = np.random.SeedSequence(seed).spawn(3)
+        self.color_rng, self.camera_rng, self.background_rng = (np.random.default_rng(stream) for stream in streams)
+        self.reset_colors()
+        self.reset_camera()
+        self.reset_background()
+        return self.render(), self.make_info(states)
+
+    def step(self, action: np.ndarray):
+        states, reward, terminated, truncated, _ = self.env.step(action)
+        self.step_colors()
+        self.step_camera()
+        self.step_background()
+        return self.render(), reward, terminated, truncated, self.make_info(states)
+
+    def make_info(self, states: dict) -> dict:
+        state = np.concatenate([np.ravel(value) for value in states.values()])
+        return {"state": state.astype(np.float32), "physics": self.physics.get_state()}
+
+    def render(self) -> np.ndarray:
+        """The picture of the current state, uint8 (64, 64, 3), from camera 0 as the distractors have moved it."""
+        import mujoco
+
+        if self.videos:
+            self.sky_faces[:] = self.video[self.video_frame]
+            contexts = self.physics.contexts
+            with contexts.gl.make_current() as context:
+                context.call(mujoco.mjr_uploadTexture, self.model.ptr, contexts.mujoco.ptr, self.sky)
+        mujoco.mj_camlight(self.model.ptr, self.data.ptr)  # the undisturbed pose, which the next line overwrites
+        self.data.cam_xpos[0], self.data.cam_xmat[0] = self.camera_pose()
+        return self.physics.render(height=IMG_HW, width=IMG_HW, camera_id=0)
+
+    # Colours: each material walks within ±s of its own colour.
+
+    def reset_colors(self):
+        self.color_low = np.clip(self.own_colors - self.color_scale, 0, 1)
+        self.color_high = np.clip(self.own_colors + self.color_scale, 0, 1)
+        self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
+
+    def step_colors(self):
+        colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
+        self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
+
+    # Camera: walks on a piece of a thick shell about the agent's centre of mass, looks at the agent and rolls a little.
+    # A position is (radius in metres, elevation in radians above the horizon, azimuth in radians).
+
+    def reset_camera(self):
+        s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
+        radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
+        self.camera_low = np.array([radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)])
+        self.camera_high = np.array([radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)])
+        self.camera_high = np.maximum(self.camera_low, self.camera_high)  # for a camera just below the horizon
+        self.own_radius = radius
+        self.camera_position = self.camera_rng.uniform(self.camera_low, self.camera_high)
+        direction = self.camera_rng.normal(size=3)
+        self.camera_velocity = direction / np.linalg.norm(direction) * self.camera_rng.uniform(0, 0.4 * s)  # metres per step
+        self.roll, self.roll_velocity = self.camera_rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]  # radians, radians per step
+
+    def step_camera(self):
+        s, unit = self.camera_scale, self.camera_scale * self.own_radius / 4
+        velocity = self.camera_velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
+        self.camera_velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
+        position = to_spherical(to_cartesian(self.camera_position) + self.camera_velocity)
+        self.camera_position = np.clip(position, self.camera_low, self.camera_high)
+        roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
+        self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
+        self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
+
+    def camera_pose(self) -> tuple[np.ndarray, np.ndarray]:
+        """Position (3,) and orientation (9,) of the camera in the world, from the undisturbed pose in `data`."""
+        own_position, own_axes = (
+            self.data.cam_xpos[0].copy(),
+            self.data.cam_xmat[0].reshape(3, 3).copy(),
+        )  # columns x, y, z; looks along -z
+        if self.camera_scale == 0:
+            return own_position, own_axes.ravel()
+        agent = self.data.subtree_com[1]
+        target = own_position - own_axes[:, 2] * np.linalg.norm(own_position - agent)
+        position = agent + to_cartesian(self.camera_position)
+        z = (position - target) / np.linalg.norm(position - target)
+        x = np.cross([0, 0, 1], z) / np.linalg.norm(np.cross([0, 0, 1], z))
+        y = np.cross(z, x)
+        cos, sin = math.cos(self.roll), math.sin(self.roll)
+        return position, np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
+
+    # Background: a video on all faces of the sky, played to and fro from a random frame.
+
+    def reset_background(self):
+        if self.videos:
+            self.video = self.videos[self.background_rng.integers(len(self.videos))]
+            self.video_frame = int(self.background_rng.integers(len(self.video)))
+            self.video_direction = int(self.background_rng.choice([-1, 1]))
+
+    def step_background(self):
+        if self.videos and len(self.video) > 1:
+            if not 0 <= self.video_frame + self.video_direction < len(self.video):
+                self.video_direction = -self.video_direction
+            self.video_frame += self.video_direction
+
+
+def to_spherical(point: np.ndarray) -> np.ndarray:
+    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2]): the cut lies where no camera of the suite goes."""
+    radius, azimuth = np.linalg.norm(point), math.atan2(point[1], point[0])
+    elevation = math.atan2(point[2], math.hypot(point[0], point[1]))
+    return np.array([radius, elevation, azimuth - 2 * math.pi if azimuth > math.pi / 2 else azimuth])
+
+
+def to_cartesian(position: np.ndarray) -> np.ndarray:
+    radius, elevation, azimuth = position
+    horizontal = radius * math.cos(elevation)
+    return np.array([horizontal * math.cos(azimuth), horizontal * math.sin(azimuth), radius * math.sin(elevation)])
+
+
+def load_videos(folder: Path, number: int | None) -> list[np.ndarray]:
+    """The first videos of a folder by name, memory-mapped: uint8 (frames, 128, 128, 3) each."""
+    files = sorted(folder.glob("*.npy"))[:number]
+    if number != 0 and not files:
+        raise SystemExit(f"error: no background videos (*.npy) in {folder}; collect_data.py makes them")
+    return [np.load(file, mmap_mode="r") for file in files]
+
+
+def make_env(task: str, difficulty: str, backgrounds: Path, split: str) -> DistractingControl:
+    """The environment of a dataset; split "val" plays all its videos, "train" as many as the difficulty says."""
+    scale, number = DIFFICULTIES[difficulty]
+    videos = load_videos(backgrounds / split, number if split == "train" or number == 0 else None)
+    return DistractingControl(load_task(task, own_sky=not videos), scale, scale, videos)
+
+
+def pick_rendering_backend():
+    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or on Mesa, else OSMesa. A choice of the user's stands."""
+    if "MUJOCO_GL" in os.environ:
+        return
+    probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
+    for backend in ("egl", "osmesa"):
+        if (
+            subprocess.run([sys.executable, "-c", probe], env=os.environ | {"MUJOCO_GL": backend}, capture_output=True).returncode
+            == 0
+        ):
+            os.environ["MUJOCO_GL"] = backend
+            return
+    raise SystemExit(
+        "error: no OpenGL for rendering without a display; on Debian: apt-get install libegl1 libopengl0 (or libosmesa6)"
+    )
+
+
+EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
+BC_RETURNS = {  # Table 3: BC on all labels, with and without distractors
+    "cheetah-run": (823, 840),
+    "walker-run": (749, 735),
+    "hopper-hop": (253, 300),
+    "humanoid-walk": (428, 601),
+}
+
+
+def play_episodes(pipe, task: str, difficulty: str, backgrounds: Path, split: str, frame_stack: int, seeds: list[int]):
+    """A worker process: steps its environments together, one action array (n, A) in, one (obs, rewards) out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+    envs = [make_env(task, difficulty, backgrounds, split) for _ in seeds]
+    envs = [gym.wrappers.FrameStackObservation(env, frame_stack, padding_type="reset") for env in envs]
+    pipe.send((np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)]), np.zeros(len(seeds))))
+    for _ in range(EPISODE_LENGTH):
+        steps = [env.step(action) for env, action in zip(envs, pipe.recv())]
+        pipe.send((np.stack([step[0] for step in steps]), np.array([step[1] for step in steps])))
+
+
+def evaluate(args: Args, data: Dataset, actor: Actor, decoder: ActionDecoder, split: str, film: Path | None = None) -> dict:
+    """Greedy episodes, all at once: one batched forward pass per step, the environments divided among worker processes.
+
+    split: whose background videos. film: a file for an animation of the first four episodes. Gives the mean, the standard deviation
+    and every episode's return.
+    """
+    cfg, backgrounds, dtype = args.eval, find_backgrounds(args, data), input_dtype(args)
+    seeds = evaluation_seeds(args)
+    context, workers = multiprocessing.get_context("spawn"), []
+    for part in np.array_split(seeds, min(cfg.num_workers, len(seeds))):
+        pipe, worker_pipe = context.Pipe()
+        settings = (task_name(data), data.attributes["difficulty"], backgrounds, split, args.frame_stack, part.tolist())
+        worker = context.Process(target=play_episodes, args=(worker_pipe, *settings), daemon=True)
+        worker.start()
+        worker_pipe.close()
+        workers.append((pipe, worker))
+    returns, frames = np.zeros(len(seeds)), []
+    try:
+        observations, _ = zip(*(pipe.recv() for pipe, _ in workers))
+        sizes = np.cumsum([len(obs) for obs in observations])[:-1]
+        for step in tqdm(range(EPISODE_LENGTH), desc=f"evaluation, {split} videos", unit="step"):
+            obs = np.concatenate(observations)
+            if film and step % 4 == 0 and step < 400:
+                frames.append(np.concatenate(obs[:4, -1], axis=1))
+            with torch.no_grad(), torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                actions = decoder(actor(to_input(torch.from_numpy(obs).to(args.device), dtype)))
+            actions = actions.float().clamp(-1, 1).cpu().numpy()
+            for (pipe, _), part in zip(workers, np.split(actions, sizes)):
+                pipe.send(part)
+            observations, rewards = zip(*(pipe.recv() for pipe, _ in workers))
+            returns += np.concatenate(rewards)
+    except (EOFError, ConnectionError):
+        raise SystemExit("error: an evaluation worker died; its message is above")
+    if film:
+        imageio.imwrite(film, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
+    return {"return_mean": returns.mean(), "return_std": returns.std(), "returns": returns.tolist()}
+
+
+def find_backgrounds(args: Args, data: Dataset) -> Path:
+    """The folder of background videos for evaluation."""
+    if args.eval.backgrounds is None and "backgrounds" not in data.attributes:
+        raise SystemExit(f"error: {data.path} does not say which videos it was made with; give --eval.backgrounds FOLDER")
+    return args.eval.backgrounds or data.path.parent / data.attributes["backgrounds"]
+
+
+def play_randomly(task: str, seeds: list[int]) -> float:
+    """Mean return of uniform actions, without rendering; runs in a worker process."""
+    env, returns = load_task(task), []
+    for seed in seeds:
+        env.reset(seed=seed)
+        actions = np.random.default_rng(seed).uniform(-1, 1, (EPISODE_LENGTH, *env.action_space.shape))
+        returns.append(sum(env.step(action)[1] for action in actions))
+    return float(np.mean(returns))
+
+
+def evaluation_seeds(args: Args) -> list[int]:
+    """Seeds of the evaluation episodes, from another sequence than those of the data."""
+    return np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes).tolist()
+
+
+def task_name(data: Dataset) -> str:
+    return f"{data.attributes['domain_name']}-{data.attributes['task_name']}"
+
+
+# ------------------------------------------------------------------------------------------------------------------------------
+# Main
+# ------------------------------------------------------------------------------------------------------------------------------
+
+
+def input_dtype(args: Args) -> torch.dtype:
+    """What the networks compute in: bfloat16 where the hardware multiplies it fast, unless told otherwise."""
+    on_gpu = torch.device(args.device).type == "cuda"
+    fast = torch.cuda.is_bf16_supported() if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if args.precision == "bf16" or args.precision == "auto" and fast else torch.float32
+
+
+def draw_augmentation(args: Args, data: Dataset, path: Path):
+    """Eight observations and three augmentations of each, newest frames."""
+    index = data.transitions()[:: max(1, len(data.transitions()) // 8)][:8]
+    obs = to_input(data.observations(index, args.frame_stack).cpu(), torch.float32)
+    generator = torch.Generator().manual_seed(args.seed)
+    rows = [obs] + [augment(obs, random_homographies(len(obs), generator)) for _ in range(3)]
+    pixels = torch.stack([row[:, -3:] for row in rows]).add(1).mul(127.5).round().byte()  # (4, 8, 3, 64, 64)
+    imageio.imwrite(path, pixels.permute(0, 3, 1, 4, 2).reshape(4 * IMG_HW, -1, 3).numpy().repeat(2, 0).repeat(2, 1))
+
+
+def load_args(folder: Path) -> Args:
+    """The arguments of a run that is to be continued."""
+    try:
+        values = json.loads((folder / "args.json").read_text())
+    except FileNotFoundError:
+        raise SystemExit(f"error: --resume {folder}: no args.json in it")
+    for name, kind in {"lam": LAMArgs, "bc": BCArgs, "decoder": DecoderArgs, "eval": EvalArgs}.items():
+        values[name] = kind(**values[name])
+    for name in ("data", "eval_data", "labeled_data", "runs"):
+        values[name] = values[name] and Path(values[name])
+    values["eval"].backgrounds = values["eval"].backgrounds and Path(values["eval"].backgrounds)
+    return Args(**values | {"num_labeled_trajectories": tuple(values["num_labeled_trajectories"]), "resume": folder})
+
+
+def print_results(results: dict, folder: Path):
+    print(f"\n{results['task']}, {results['difficulty']}: return of the expert {results['expert_return']:.1f},", end=" ")
+    print(f"of random actions {results['random_return']:.1f}, reference for the score {results['reference_return']:.1f}\n")
+    print("labelled  videos  probe MSE / Var(a)  head MSE / Var(a)  return  ± std   score")
+    for number, budget in results["budgets"].items():
+        for videos in ("seen", "unseen"):
+            probe, head = (budget["probes"][f"{kind}_mse_over_var/{videos}_videos"] for kind in ("action_probe", "action_head"))
+            played = budget[f"{videos}_videos"]
+            scores = f"{played['return_mean']:6.1f}  {played['return_std']:5.1f}  {played['normalized_score']:6.3f}"
+            print(f"{number:>8}  {videos:>6}  {probe:18.3f}  {head:17.3f}  {scores}")
+        if "oracle" in budget:
+            print(f"{number:>8}    seen  oracle: decoder on all true actions      {budget['oracle']['return_mean']:6.1f}")
+    print(f"\n{folder}/results.json")
+
+
+def main(args: Args):
+    args = load_args(args.resume) if args.resume else args
+    data = Dataset(args.data, args.device)
+    eval_data = Dataset(args.eval_data or args.data.with_name(args.data.name.replace("train", "val")), args.device)
+    labeled_data = Dataset(args.labeled_data, args.device) if args.labeled_data else data
+    task, difficulty = task_name(data), data.attributes["difficulty"]
+    if max(args.num_labeled_trajectories) > labeled_data.num_trajectories:
+        have = f"{labeled_data.path} has {labeled_data.num_trajectories} trajectories"
+        raise SystemExit(f"error: --num-labeled-trajectories {max(args.num_labeled_trajectories)}: {have}")
+    for split in ("train", "val"):  # before the training, not after it
+        load_videos(find_backgrounds(args, data) / split, DIFFICULTIES[difficulty][1])
+    pick_rendering_backend()
+    run = Run(args, task)
+    print(f"run folder: {run.folder}")
+    if args.lam.use_aug:
+        draw_augmentation(args, data, run.folder / "augmentation.png")
+
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        random_return = pool.submit(play_randomly, task, evaluation_seeds(args)).result()
+    results = {
+        "script": Path(__file__).name,
+        "task": task,
+        "difficulty": difficulty,
+        "seed": args.seed,
+        "expert_return": float(data.attributes["dataset_return"]),
+        "random_return": random_return,
+        "reference_return": args.eval.reference_return or BC_RETURNS[task][difficulty == "vanilla"],
+        "budgets": {},
+    }
+    for number in args.num_labeled_trajectories:
+        trajectories = labeled_trajectories(labeled_data.num_trajectories, number)
+        labeled = labeled_data, labeled_data.transitions(trajectories)
+        lam = train_lam(args, data, labeled, number, run)
+        budget = {"probes": probe_held_out(args, lam, data, eval_data)}
+        actor, oracle = train_actor(args, data, lam, number, run)
+        decoder = train_decoder(args, labeled, actor, number, run)
+        for split, name in (("train", "seen_videos"), ("val", "unseen_videos")):
+            budget[name] = evaluate(args, data, actor, decoder, split, run.folder / f"rollout_{number}_{name}.gif")
+            budget[name]["normalized_score"] = budget[name]["return_mean"] / results["reference_return"]
+        if args.eval.oracle:
+            budget["oracle"] = evaluate(args, data, actor, oracle, "train")
+        results["budgets"][str(number)] = budget
+        write_whole(run.folder / "results.json", json.dumps(results, indent=2).encode())
+        returns = {f"eval/return_mean/{name}": budget[name]["return_mean"] for name in ("seen_videos", "unseen_videos")}
+        run.log({"stage": f"eval_{number}", **returns})
+    print_results(results, run.folder)
+
+
+if __name__ == "__main__":
+    argv = sys.argv[1:]
+    if not argv or argv[0].startswith("--") and not {"-h", "--help"} & set(argv):
+        argv = ["paper", *argv]
+    main(tyro.extras.overridable_config_cli(PRESETS, args=argv, prog="laom_supervised.py", description=__doc__))
