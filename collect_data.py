@@ -554,11 +554,14 @@ class DistractingControl(gym.Wrapper):
     """
 
     def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
+        from dm_control.mujoco import Camera
+
         super().__init__(env)
         self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
         self.color_scale, self.camera_scale, self.videos = color_scale, camera_scale, videos
         self.physics = env.unwrapped.physics
         self.model, self.data = self.physics.model, self.physics.data
+        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # kept: a new one for each picture costs a third more
         self.own_colors = self.model.mat_rgba[:, :3].copy()
         if videos:
             self.sky = self.model.name2id("skybox", "texture")
@@ -598,7 +601,7 @@ class DistractingControl(gym.Wrapper):
                 context.call(mujoco.mjr_uploadTexture, self.model.ptr, contexts.mujoco.ptr, self.sky)
         mujoco.mj_camlight(self.model.ptr, self.data.ptr)  # the undisturbed pose, which the next line overwrites
         self.data.cam_xpos[0], self.data.cam_xmat[0] = self.camera_pose()
-        return self.physics.render(height=IMG_HW, width=IMG_HW, camera_id=0)
+        return self.camera.render().copy()
 
     # Colours: each material walks within ±s of its own colour.
 
@@ -698,6 +701,7 @@ def make_env(task: str, difficulty: str, backgrounds: Path, split: str) -> Distr
 
 def pick_rendering_backend():
     """Sets MUJOCO_GL for the worker processes: EGL on a GPU or on Mesa, else OSMesa. A choice of the user's stands."""
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the worker itself: threads for 64×64 pixels only cost
     if "MUJOCO_GL" in os.environ:
         return
     probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
