@@ -35,6 +35,7 @@ import subprocess
 import sys
 import threading
 import time
+import unittest.mock
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,9 +53,7 @@ import tyro
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Arguments
-# ------------------------------------------------------------------------------------------------------------------------------
+# ---- Arguments ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -159,9 +158,7 @@ PRESETS = {
 EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
 
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Experts: PPO and SAC on proprioceptive states, without rendering (Appendix C)
-# ------------------------------------------------------------------------------------------------------------------------------
+# ---- Experts: PPO and SAC on proprioceptive states, without rendering (Appendix C) -------------------------------------------
 
 
 class Expert:
@@ -502,28 +499,19 @@ def load_expert(path: Path) -> Expert:
         raise SystemExit(f"error: {path} is not an expert file: {error}")
 
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Environment: Distracting Control Suite (Stone et al., 2021; Section 3)
-# ------------------------------------------------------------------------------------------------------------------------------
+# ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------------------------
 
 IMG_HW = 64  # height and width of an observation, pixels
 SKY_HW = 128  # height and width of a background frame: the camera sees about half of it
-DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos; None means all)
-    "vanilla": (0.0, 0),
-    "easy": (0.1, 4),
-    "medium": (0.2, 8),
-    "hard": (0.3, None),
-    "scale_easy_video_hard": (0.1, None),
-}
-# MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act only when the model is compiled):
-# no buffer beyond the picture, a shadow map of 256² instead of 2048², coarser spheres and capsules, a sky as large as the videos.
-CHEAP_VISUAL = b"""<mujoco> <visual>
-    <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/> <map znear=".01"/>
-    <quality shadowsize="256" numslices="12" numstacks="8"/> <global offwidth="%d" offheight="%d"/>
-</visual> </mujoco>""" % (IMG_HW, IMG_HW)
-SMALL_SKY = b"""<mujoco> <asset>
-    <texture name="skybox" type="skybox" builtin="flat" width="%d" height="%d"/>
-</asset> </mujoco>""" % (SKY_HW, SKY_HW)
+# name: (scale of camera and colour, number of training videos; None means all)
+DIFFICULTIES = dict(vanilla=(0.0, 0), easy=(0.1, 4), medium=(0.2, 8), hard=(0.3, None), scale_easy_video_hard=(0.1, None))
+# MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act when a model is compiled): no
+# buffer beyond the picture, a shadow map of 256² instead of 2048², coarser spheres and capsules, a sky as large as the videos.
+CHEAP_VISUAL = b"""<mujoco> <visual> <map znear=".01"/> <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/>
+    <quality shadowsize="256" numslices="12" numstacks="8"/> <global offwidth="%d" offheight="%d"/> </visual> </mujoco>"""
+CHEAP_VISUAL %= (IMG_HW, IMG_HW)
+SMALL_SKY = b"""<mujoco> <asset> <texture name="skybox" type="skybox" builtin="flat" width="%d" height="%d"/> </asset> </mujoco>"""
+SMALL_SKY %= (SKY_HW, SKY_HW)
 
 
 def load_task(task: str, own_sky: bool = True) -> gym.Env:
@@ -533,14 +521,9 @@ def load_task(task: str, own_sky: bool = True) -> gym.Env:
     from dm_control import suite
 
     absl.logging.set_verbosity("error")  # deprecations in dm_control's own XML
-    assets, domain_and_task = dict(suite.common.ASSETS), task.split("-")
-    suite.common.ASSETS["./common/visual.xml"] = CHEAP_VISUAL
-    if not own_sky:
-        suite.common.ASSETS["./common/skybox.xml"] = SMALL_SKY
-    try:
-        return shimmy.DmControlCompatibilityV0(suite.load(*domain_and_task))
-    finally:
-        suite.common.ASSETS.update(assets)
+    cheap = {"./common/visual.xml": CHEAP_VISUAL} | ({} if own_sky else {"./common/skybox.xml": SMALL_SKY})
+    with unittest.mock.patch.dict(suite.common.ASSETS, cheap):
+        return shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
 
 
 class DistractingControl(gym.Wrapper):
@@ -550,7 +533,8 @@ class DistractingControl(gym.Wrapper):
     behind the picture, float64 (P,). reset(seed=…) seeds physics, colours, camera and background: one seed, the same pixels.
 
     color_scale, camera_scale: the scale s of DIFFICULTIES, 0 for none. videos: arrays uint8 (frames, 128, 128, 3), none for the
-    task's own sky. The constants are those of Stone et al., 2021.
+    task's own sky. A camera position is (radius in metres, elevation above the horizon and azimuth in radians) about the agent's
+    centre of mass. The constants are those of Stone et al., 2021.
     """
 
     def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
@@ -574,16 +558,42 @@ class DistractingControl(gym.Wrapper):
         states, _ = self.env.reset(seed=seed, options=options)
         streams = np.random.SeedSequence(seed).spawn(3)
         self.color_rng, self.camera_rng, self.background_rng = (np.random.default_rng(stream) for stream in streams)
-        self.reset_colors()
-        self.reset_camera()
-        self.reset_background()
+
+        self.color_low = np.clip(self.own_colors - self.color_scale, 0, 1)
+        self.color_high = np.clip(self.own_colors + self.color_scale, 0, 1)
+        self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
+
+        s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
+        radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
+        self.camera_low = np.array([radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)])
+        self.camera_high = np.array([radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)])
+        self.camera_high = np.maximum(self.camera_low, self.camera_high)  # for a camera just below the horizon
+        self.camera_position = self.camera_rng.uniform(self.camera_low, self.camera_high)
+        self.own_radius, direction = radius, self.camera_rng.normal(size=3)
+        self.velocity = direction / np.linalg.norm(direction) * self.camera_rng.uniform(0, 0.4 * s)  # metres per step
+        self.roll, self.roll_velocity = self.camera_rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]  # radians, radians per step
+
+        if self.videos:  # played to and fro from a random frame in a random direction
+            self.video = self.videos[self.background_rng.integers(len(self.videos))]
+            self.video_time = int(self.background_rng.integers(2 * len(self.video)))
         return self.render(), self.make_info(states)
 
     def step(self, action: np.ndarray):
         states, reward, terminated, truncated, _ = self.env.step(action)
-        self.step_colors()
-        self.step_camera()
-        self.step_background()
+
+        colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
+        self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
+
+        s, unit = self.camera_scale, self.camera_scale * self.own_radius / 4
+        velocity = self.velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
+        self.velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
+        position = to_spherical(to_cartesian(self.camera_position) + self.velocity)
+        self.camera_position = np.clip(position, self.camera_low, self.camera_high)
+        roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
+        self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
+        self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
+
+        self.video_time = self.video_time + 1 if self.videos else None
         return self.render(), reward, terminated, truncated, self.make_info(states)
 
     def make_info(self, states: dict) -> dict:
@@ -595,87 +605,32 @@ class DistractingControl(gym.Wrapper):
         import mujoco
 
         if self.videos:
-            self.sky_faces[:] = self.video[self.video_frame]
+            turn = len(self.video) - 1
+            self.sky_faces[:] = self.video[turn - abs(turn - self.video_time % max(2 * turn, 1))]
             contexts = self.physics.contexts
             with contexts.gl.make_current() as context:
                 context.call(mujoco.mjr_uploadTexture, self.model.ptr, contexts.mujoco.ptr, self.sky)
         mujoco.mj_camlight(self.model.ptr, self.data.ptr)  # the undisturbed pose, which the next line overwrites
-        self.data.cam_xpos[0], self.data.cam_xmat[0] = self.camera_pose()
+        if self.camera_scale > 0:
+            self.data.cam_xpos[0], self.data.cam_xmat[0] = self.camera_pose()
         return self.camera.render().copy()
 
-    # Colours: each material walks within ±s of its own colour.
-
-    def reset_colors(self):
-        self.color_low = np.clip(self.own_colors - self.color_scale, 0, 1)
-        self.color_high = np.clip(self.own_colors + self.color_scale, 0, 1)
-        self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
-
-    def step_colors(self):
-        colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
-        self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
-
-    # Camera: walks on a piece of a thick shell about the agent's centre of mass, looks at the agent and rolls a little.
-    # A position is (radius in metres, elevation in radians above the horizon, azimuth in radians).
-
-    def reset_camera(self):
-        s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
-        radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
-        self.camera_low = np.array([radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)])
-        self.camera_high = np.array([radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)])
-        self.camera_high = np.maximum(self.camera_low, self.camera_high)  # for a camera just below the horizon
-        self.own_radius = radius
-        self.camera_position = self.camera_rng.uniform(self.camera_low, self.camera_high)
-        direction = self.camera_rng.normal(size=3)
-        self.camera_velocity = direction / np.linalg.norm(direction) * self.camera_rng.uniform(0, 0.4 * s)  # metres per step
-        self.roll, self.roll_velocity = self.camera_rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]  # radians, radians per step
-
-    def step_camera(self):
-        s, unit = self.camera_scale, self.camera_scale * self.own_radius / 4
-        velocity = self.camera_velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
-        self.camera_velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
-        position = to_spherical(to_cartesian(self.camera_position) + self.camera_velocity)
-        self.camera_position = np.clip(position, self.camera_low, self.camera_high)
-        roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
-        self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
-        self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
-
     def camera_pose(self) -> tuple[np.ndarray, np.ndarray]:
-        """Position (3,) and orientation (9,) of the camera in the world, from the undisturbed pose in `data`."""
-        own_position, own_axes = (
-            self.data.cam_xpos[0].copy(),
-            self.data.cam_xmat[0].reshape(3, 3).copy(),
-        )  # columns x, y, z; looks along -z
-        if self.camera_scale == 0:
-            return own_position, own_axes.ravel()
-        agent = self.data.subtree_com[1]
-        target = own_position - own_axes[:, 2] * np.linalg.norm(own_position - agent)
+        """Position (3,) and orientation (9,): it looks at the point on its undisturbed axis that is as far away as the agent."""
+        agent, own_position = self.data.subtree_com[1], self.data.cam_xpos[0]
+        own_axis = self.data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
+        target = own_position - own_axis * np.linalg.norm(own_position - agent)
         position = agent + to_cartesian(self.camera_position)
         z = (position - target) / np.linalg.norm(position - target)
         x = np.cross([0, 0, 1], z) / np.linalg.norm(np.cross([0, 0, 1], z))
-        y = np.cross(z, x)
-        cos, sin = math.cos(self.roll), math.sin(self.roll)
+        y, cos, sin = np.cross(z, x), math.cos(self.roll), math.sin(self.roll)
         return position, np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
-
-    # Background: a video on all faces of the sky, played to and fro from a random frame.
-
-    def reset_background(self):
-        if self.videos:
-            self.video = self.videos[self.background_rng.integers(len(self.videos))]
-            self.video_frame = int(self.background_rng.integers(len(self.video)))
-            self.video_direction = int(self.background_rng.choice([-1, 1]))
-
-    def step_background(self):
-        if self.videos and len(self.video) > 1:
-            if not 0 <= self.video_frame + self.video_direction < len(self.video):
-                self.video_direction = -self.video_direction
-            self.video_frame += self.video_direction
 
 
 def to_spherical(point: np.ndarray) -> np.ndarray:
     """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2]): the cut lies where no camera of the suite goes."""
-    radius, azimuth = np.linalg.norm(point), math.atan2(point[1], point[0])
-    elevation = math.atan2(point[2], math.hypot(point[0], point[1]))
-    return np.array([radius, elevation, azimuth - 2 * math.pi if azimuth > math.pi / 2 else azimuth])
+    elevation, azimuth = math.atan2(point[2], math.hypot(point[0], point[1])), math.atan2(point[1], point[0])
+    return np.array([np.linalg.norm(point), elevation, azimuth - 2 * math.pi if azimuth > math.pi / 2 else azimuth])
 
 
 def to_cartesian(position: np.ndarray) -> np.ndarray:
@@ -684,18 +639,17 @@ def to_cartesian(position: np.ndarray) -> np.ndarray:
     return np.array([horizontal * math.cos(azimuth), horizontal * math.sin(azimuth), radius * math.sin(elevation)])
 
 
-def load_videos(folder: Path, number: int | None) -> list[np.ndarray]:
-    """The first videos of a folder by name, memory-mapped: uint8 (frames, 128, 128, 3) each."""
-    files = sorted(folder.glob("*.npy"))[:number]
+def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
+    """Background videos, uint8 (frames, 128, 128, 3), memory-mapped: all of "val", as many of "train" as the difficulty says."""
+    number = DIFFICULTIES[difficulty][1]
+    files = sorted((backgrounds / split).glob("*.npy"))
     if number != 0 and not files:
-        raise SystemExit(f"error: no background videos (*.npy) in {folder}; collect_data.py makes them")
-    return [np.load(file, mmap_mode="r") for file in files]
+        raise SystemExit(f"error: no background videos (*.npy) in {backgrounds / split}; collect_data.py makes them")
+    return [np.load(file, mmap_mode="r") for file in files[: number if split == "train" or number == 0 else None]]
 
 
 def make_env(task: str, difficulty: str, backgrounds: Path, split: str) -> DistractingControl:
-    """The environment of a dataset; split "val" plays all its videos, "train" as many as the difficulty says."""
-    scale, number = DIFFICULTIES[difficulty]
-    videos = load_videos(backgrounds / split, number if split == "train" or number == 0 else None)
+    scale, videos = DIFFICULTIES[difficulty][0], load_videos(backgrounds, split, difficulty)
     return DistractingControl(load_task(task, own_sky=not videos), scale, scale, videos)
 
 
@@ -706,20 +660,14 @@ def pick_rendering_backend():
         return
     probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
     for backend in ("egl", "osmesa"):
-        if (
-            subprocess.run([sys.executable, "-c", probe], env=os.environ | {"MUJOCO_GL": backend}, capture_output=True).returncode
-            == 0
-        ):
+        environment = os.environ | {"MUJOCO_GL": backend}
+        if subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode == 0:
             os.environ["MUJOCO_GL"] = backend
             return
-    raise SystemExit(
-        "error: no OpenGL for rendering without a display; on Debian: apt-get install libegl1 libopengl0 (or libosmesa6)"
-    )
+    raise SystemExit("error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6")
 
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Background videos: DAVIS 2017, any folder of folders of frames, or procedural dead leaves
-# ------------------------------------------------------------------------------------------------------------------------------
+# ---- Background videos: DAVIS 2017, any folder of folders of frames, or procedural dead leaves -------------------------------
 
 DAVIS_VIDEOS = {  # DAVIS 2017's own lists; val is the evaluation set of the Distracting Control Suite
     "train": """bear bmx-bumps boat boxing-fisheye breakdance-flare bus car-turn cat-girl classic-car color-run crossing
@@ -846,9 +794,7 @@ def prepare_backgrounds(backgrounds: str, output: Path, num_workers: int) -> Pat
     return folder
 
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Collection
-# ------------------------------------------------------------------------------------------------------------------------------
+# ---- Collection --------------------------------------------------------------------------------------------------------------
 
 
 def worker_pool(num_workers: int, initializer=None, *initargs) -> concurrent.futures.ProcessPoolExecutor:

@@ -3,8 +3,8 @@
 
 A latent action model (LAM) watches videos without actions: an inverse dynamics model (IDM) names the change between two
 observations with a latent action z, and a forward dynamics model (FDM) must predict the next observation's embedding from z.
-With distractors z also names what the background does, so a few labelled trajectories ground it: a linear layer must read the true
-action off z. A policy then imitates the latent actions on all videos, and a small decoder turns them into true actions.
+With distractors z also names what the background does, so a few labels ground it: a linear layer must read the true action off z.
+A policy then imitates the latent actions on all videos, and a small decoder turns them into true actions.
 
     stage 1  LAM             videos + labels  →  lam_<n>.pt        n: number of labelled trajectories, one LAM for each n
     stage 2  latent BC       videos, z        →  actor_<n>.pt      policy obs → z
@@ -16,18 +16,18 @@ action off z. A policy then imitates the latent actions on all videos, and a sma
     python laom_supervised.py --num-labeled-trajectories 2 8 32      # one LAM, actor and decoder per budget, as in Figure 8
     python laom_supervised.py --resume runs/<run>                    # continues a killed run where its last checkpoint is
 
-Everything is written to runs/<env>__laom_supervised__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is
+Everything is written to runs/<task>__laom_supervised__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is
 one gradient update), results.json, the weights, checkpoint.pt, pictures and films.
 
-Where we deviate from the paper or its code: one homography per image augments, where the code draws once per sub-batch; the decoder's
+Where we deviate from the paper or its code: augmentation draws one homography per image, not one per sub-batch; the decoder's
 inputs are computed once, not at each update; labelled windows stay inside their trajectory; evaluation has its own seeds, seeded
 distractors, and unseen videos beside the seen ones.
 """
 
-import concurrent.futures
 import copy
 import dataclasses
 import fcntl
+import functools
 import json
 import math
 import multiprocessing
@@ -38,8 +38,9 @@ import subprocess
 import sys
 import threading
 import time
+import unittest.mock
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -54,35 +55,40 @@ import torch.nn.functional as F
 import tyro
 from tqdm import tqdm
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Arguments: defaults are the paper's (Appendix F, Table 7)
-# ------------------------------------------------------------------------------------------------------------------------------
+# ---- Arguments: defaults are the paper's (Appendix F, Table 7) ---------------------------------------------------------------
 
 
 @dataclass
-class LAMArgs:
-    """Stage 1: the latent action model."""
+class NetworkArgs:
+    """What stages 1 and 2 have in common."""
 
     num_epochs: int = 10
     """passes over all transitions"""
     batch_size: int = 512
     """transitions per update"""
+    learning_rate: float = 1e-4
+    """Adam's, after the warm-up"""
+    warmup_epochs: float = 0
+    """epochs in which the learning rate rises linearly from zero"""
+    encoder_scale: int = 6
+    """the encoder's three blocks have (16, 32, 32) times as many channels"""
+    encoder_num_res_blocks: int = 2
+    """residual blocks per encoder block"""
+
+
+@dataclass
+class LAMArgs(NetworkArgs):
+    """Stage 1: the latent action model."""
+
+    warmup_epochs: float = 3
     labeled_batch_size: int = 128
     """labelled transitions per update"""
     labeled_loss_coef: float | None = None
     """weight c of the labelled loss; the default is 0.01, and 0.001 for cheetah-run"""
-    learning_rate: float = 1e-4
-    """Adam's, after the warm-up"""
-    warmup_epochs: float = 3
-    """epochs in which the learning rate rises linearly from zero"""
     future_obs_offset: int = 10
     """K: the IDM compares obs[t] with obs[t + k], k uniform in 1..K (multi-step IDM, Section 4); the FDM always predicts t + 1"""
     latent_action_dim: int = 8192
     """size of z"""
-    encoder_scale: int = 6
-    """the encoder's blocks have (16, 32, 32) times as many channels"""
-    encoder_num_res_blocks: int = 2
-    """residual blocks per encoder block"""
     act_head_dim: int = 1024
     """width of the IDM's layers"""
     obs_head_dim: int = 1024
@@ -98,21 +104,10 @@ class LAMArgs:
 
 
 @dataclass
-class BCArgs:
+class BCArgs(NetworkArgs):
     """Stage 2: behaviour cloning of the latent actions."""
 
-    num_epochs: int = 10
-    """passes over all transitions"""
-    batch_size: int = 512
-    """transitions per update"""
-    learning_rate: float = 1e-4
-    """Adam's, after the warm-up"""
-    warmup_epochs: float = 0
-    """epochs in which the learning rate rises linearly from zero"""
     encoder_scale: int = 32
-    """the encoder's blocks have (16, 32, 32) times as many channels"""
-    encoder_num_res_blocks: int = 2
-    """residual blocks per encoder block"""
 
 
 @dataclass
@@ -139,8 +134,6 @@ class EvalArgs:
     """processes that simulate and render"""
     backgrounds: Path | None = None
     """folder with train/*.npy and val/*.npy videos, made by collect_data.py; the default is the one that the data were made with"""
-    oracle: bool = True
-    """also play the actor with a decoder trained on all true actions: a diagnosis, no result of the method"""
     reference_return: float | None = None
     """return that counts as 1 in the normalised score; the default is that of the paper's BC on all labels (Table 3)"""
 
@@ -182,37 +175,30 @@ class Args:
     decoder: DecoderArgs = field(default_factory=DecoderArgs)
     eval: EvalArgs = field(default_factory=EvalArgs)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        on_gpu = torch.device(self.device).type == "cuda"
+        fast = torch.cuda.is_bf16_supported() if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if self.precision == "bf16" or self.precision == "auto" and fast else torch.float32
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
 
 PRESETS = {
     "paper": ("Appendix F to the letter (default)", Args()),
-    "demo": (
-        "the whole pipeline on a laptop without a GPU, minutes",
-        Args(
-            num_labeled_trajectories=(8,),
-            lam=LAMArgs(
-                num_epochs=10,
-                batch_size=256,
-                labeled_batch_size=64,
-                labeled_loss_coef=0.1,
-                learning_rate=1e-3,
-                warmup_epochs=0.5,
-                latent_action_dim=256,
-                encoder_scale=1,
-                encoder_num_res_blocks=1,
-                act_head_dim=256,
-                obs_head_dim=256,
-                use_aug=False,
-            ),
-            bc=BCArgs(num_epochs=3, batch_size=256, learning_rate=1e-3, encoder_scale=2, encoder_num_res_blocks=1),
-            decoder=DecoderArgs(num_updates=1000),
-            eval=EvalArgs(oracle=False),
+    "demo": ("the whole pipeline on a laptop without a GPU, minutes", Args(
+        num_labeled_trajectories=(8,),
+        lam=LAMArgs(
+            num_epochs=10, batch_size=256, labeled_batch_size=64, labeled_loss_coef=0.1, learning_rate=1e-3, warmup_epochs=0.5,
+            latent_action_dim=256, encoder_scale=1, encoder_num_res_blocks=1, act_head_dim=256, obs_head_dim=256, use_aug=False,
         ),
-    ),
-}
+        bc=BCArgs(num_epochs=3, batch_size=256, learning_rate=1e-3, encoder_scale=2, encoder_num_res_blocks=1),
+        decoder=DecoderArgs(num_updates=1000),
+    )),
+}  # fmt: skip
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Data
-# ------------------------------------------------------------------------------------------------------------------------------
+# ---- Data --------------------------------------------------------------------------------------------------------------------
 
 IMG_HW = 64  # height and width of an observation, pixels
 FRAME_BYTES = IMG_HW * IMG_HW * 3
@@ -221,16 +207,16 @@ FRAME_BYTES = IMG_HW * IMG_HW * 3
 class Dataset:
     """The trajectories of one HDF5 file, read in place: frames stay in the file until a batch asks for them.
 
-    A frame's index counts the frames of all trajectories; the transition of index i is (obs[i], actions[i], obs[i + 1]).
-    states: float32 (N, S); actions: float32 (N, A) clipped to [-1, 1] (the paper's files hold unclipped means);
-    first, last: int64 (N,), the first and last frame of each frame's trajectory. Errors: one line for a file that is not a dataset.
+    An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A), clipped to [-1, 1] (the paper's
+    files hold unclipped means); first, last: int64 (N,), the ends of each frame's trajectory. A file that is no dataset: one line.
     """
 
     def __init__(self, path: Path, device: str):
         self.path, self.device = path, device
         try:
             with h5py.File(path) as file:
-                self.attributes = dict(file.attrs)
+                self.attributes, self.difficulty = dict(file.attrs), file.attrs["difficulty"]
+                self.task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
                 groups = [file[name] for name in sorted((name for name in file if name.isdigit()), key=int)]
                 for group in groups:
                     self.check(group)
@@ -243,13 +229,13 @@ class Dataset:
         except (OSError, KeyError, ValueError) as error:  # not HDF5, truncated, arrays missing, no trajectories
             raise SystemExit(f"error: {path} is not a whole dataset: {error}")
         self.num_trajectories = len(lengths)
+        self.shuffle = np.random.default_rng(42).permutation(len(lengths))  # label budgets are its beginnings, whatever the seed
         ends = lengths.cumsum(0)
         self.trajectory = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         self.first, self.last = (ends - lengths)[self.trajectory], ends[self.trajectory] - 1
         self.byte_offset = obs_offsets[self.trajectory] + (torch.arange(len(self.first)) - self.first) * FRAME_BYTES
-        with warnings.catch_warnings():  # torch cannot mark the tensor read-only; nothing writes to it
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="r"))
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
+        file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="r"))
         # every position in the file as the start of a frame: an overlapping view, so that one index_select gathers any frames
         self.frames = file_bytes.as_strided((len(file_bytes) - FRAME_BYTES + 1, FRAME_BYTES), (1, 1))
 
@@ -259,11 +245,9 @@ class Dataset:
             raise SystemExit(f"error: {where}: obs are {obs.dtype} {obs.shape[1:]}, not uint8 {(IMG_HW, IMG_HW, 3)}")
         if obs.id.get_offset() is None:
             raise SystemExit(f"error: {where}: obs are compressed or chunked; rewrite the file: h5repack -l CONTI IN OUT")
-        if not len(obs) == len(group["states"]) == len(group["actions"]):
-            raise SystemExit(f"error: {where}: obs, states and actions differ in length")
         for name in ("states", "actions"):
-            if not np.isfinite(group[name][:]).all():
-                raise SystemExit(f"error: {where}: {name} hold NaN or infinite values")
+            if len(group[name]) != len(obs) or not np.isfinite(group[name][:]).all():
+                raise SystemExit(f"error: {where}: {name} hold NaN or infinite values, or are not as many as obs")
 
     def transitions(self, trajectories: np.ndarray | None = None) -> torch.Tensor:
         """Indices of all frames that have a successor, or of those in the given trajectories: int64."""
@@ -273,10 +257,7 @@ class Dataset:
         return chosen.nonzero()[:, 0]
 
     def observations(self, index: torch.Tensor, frame_stack: int, extra: int = 0) -> torch.Tensor:
-        """Stacks that end at the given frames, padded with the trajectory's first frame: uint8 (B, frame_stack + extra, 64, 64, 3).
-
-        extra: further frames after the given ones; [:, :-1] of a stack with one extra frame is obs, [:, 1:] is next_obs.
-        """
+        """The frames from index - frame_stack + 1 (at the start: the first again) to index + extra: uint8 (B, T, 64, 64, 3)."""
         rows = index[:, None] + torch.arange(1 - frame_stack, 1 + extra)
         rows = torch.maximum(rows, self.first[index][:, None])
         frames = self.frames.index_select(0, self.byte_offset[rows].flatten())
@@ -288,51 +269,39 @@ class Dataset:
         return index + 1 + (torch.rand(len(index), generator=generator) * reach).long().clamp(max=reach - 1)
 
 
-def labeled_trajectories(num_trajectories: int, number: int) -> np.ndarray:
-    """The first trajectories of one fixed shuffle: the same for every method and seed, smaller budgets inside larger ones."""
-    return np.random.default_rng(42).permutation(num_trajectories)[:number]
-
-
 def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 1], oldest frame first, stored channels-last."""
     b, t, h, w, c = frames.shape
     return frames.permute(0, 2, 3, 1, 4).reshape(b, h, w, t * c).permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
 
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Augmentation (Section 4; Almuzairee et al., 2024): every image gets one homography
-# ------------------------------------------------------------------------------------------------------------------------------
+# ---- Augmentation (Section 4; Almuzairee et al., 2024): every image gets one homography --------------------------------------
 
 MAX_SHIFT, MAX_ROTATION, DISTORTION = 14, math.pi / 2, 0.5  # pixels, radians, share of half the image
 # identity, shift, rotate, perspective, shift-rotate, rotate-shift, rotate-perspective, perspective-rotate: first and second warp
 AUGMENTATIONS = torch.tensor([[0, 0], [1, 0], [2, 0], [3, 0], [1, 2], [2, 1], [2, 3], [3, 2]])
 
 
-def perspective(shifts: torch.Tensor) -> torch.Tensor:
-    """Homographies that move the image's corners by shifts (B, 4, 2), in pixels from the centre: (B, 3, 3)."""
-    half = (IMG_HW - 1) / 2
-    corners = half * torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-    (x, y), (u, v) = corners.expand_as(shifts).unbind(-1), (corners + shifts).unbind(-1)  # (B, 4) each
-    zero, one = torch.zeros_like(x), torch.ones_like(x)
-    rows_u = torch.stack([x, y, one, zero, zero, zero, -x * u, -y * u], -1)
-    rows_v = torch.stack([zero, zero, zero, x, y, one, -x * v, -y * v], -1)
-    solution = torch.linalg.solve(torch.cat([rows_u, rows_v], 1), torch.cat([u, v], 1))  # eight unknowns; the ninth entry is 1
-    return torch.cat([solution, torch.ones(len(shifts), 1)], 1).view(-1, 3, 3)
-
-
 def random_homographies(number: int, generator: torch.Generator) -> torch.Tensor:
     """From output to input pixels about the image's centre; identities are exactly that: float32 (number, 3, 3)."""
     uniform = lambda *shape: torch.rand(*shape, generator=generator) * 2 - 1
-    choice = AUGMENTATIONS[torch.randint(len(AUGMENTATIONS), (number,), generator=generator)]
-    angle, corner_shifts = MAX_ROTATION * uniform(number), torch.rand(number, 4, 2, generator=generator)
     warps = torch.eye(3).repeat(4, number, 1, 1)  # identity, shift, rotation, perspective
     warps[1, :, :2, 2] = (MAX_SHIFT * uniform(number, 2)).round()
+    angle = MAX_ROTATION * uniform(number)
     warps[2, :, 0, 0] = warps[2, :, 1, 1] = angle.cos()
     warps[2, :, 1, 0], warps[2, :, 0, 1] = angle.sin(), -angle.sin()
-    inwards = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
-    warps[3] = torch.linalg.inv(perspective(inwards * corner_shifts * DISTORTION * IMG_HW / 2))  # corners move inwards
-    image = torch.arange(number)
-    return warps[choice[:, 0], image] @ warps[choice[:, 1], image]
+
+    # perspective: the homography that takes corners moved inwards to the image's own, from eight linear equations
+    corners = (IMG_HW - 1) / 2 * torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]).expand(number, 4, 2)
+    (x, y), (u, v) = (corners * (1 - DISTORTION * torch.rand(number, 4, 2, generator=generator))).unbind(-1), corners.unbind(-1)
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    rows_u = torch.stack([x, y, one, zero, zero, zero, -x * u, -y * u], -1)
+    rows_v = torch.stack([zero, zero, zero, x, y, one, -x * v, -y * v], -1)
+    solution = torch.linalg.solve(torch.cat([rows_u, rows_v], 1), torch.cat([u, v], 1))  # (number, 8); the ninth entry is 1
+    warps[3] = torch.cat([solution, one[:, :1]], 1).view(-1, 3, 3)
+
+    choice = AUGMENTATIONS[torch.randint(len(AUGMENTATIONS), (number,), generator=generator)]
+    return warps[choice[:, 0], torch.arange(number)] @ warps[choice[:, 1], torch.arange(number)]
 
 
 def augment(images: torch.Tensor, homographies: torch.Tensor) -> torch.Tensor:
@@ -349,9 +318,7 @@ def augment(images: torch.Tensor, homographies: torch.Tensor) -> torch.Tensor:
     return torch.where(identity[:, None, None, None], images, warped)
 
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Networks (Appendix D, Figure 4)
-# ------------------------------------------------------------------------------------------------------------------------------
+# ---- Networks (Appendix D, Figure 4) -----------------------------------------------------------------------------------------
 
 
 class ResidualBlock(nn.Module):
@@ -404,7 +371,6 @@ class Head(nn.Module):
 
 
 def init_weights(module: nn.Module):
-    """Orthogonal weights and zero biases."""
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.orthogonal_(module.weight)
         nn.init.zeros_(module.bias)
@@ -451,14 +417,12 @@ class ActionDecoder(nn.Sequential):
     """z (B, Z) → action (B, A)."""
 
     def __init__(self, input_dim: int, hidden_dim: int, action_dim: int):
-        widths = [nn.Linear(input_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU()]
-        super().__init__(*widths, nn.Linear(hidden_dim, action_dim))
+        hidden = nn.Linear(input_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU()
+        super().__init__(*hidden, nn.Linear(hidden_dim, action_dim))
         self.apply(init_weights)
 
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Runs: records, checkpoints, schedule
-# ------------------------------------------------------------------------------------------------------------------------------
+# ---- Runs: records, checkpoints, schedule ------------------------------------------------------------------------------------
 
 
 class Run:
@@ -470,24 +434,23 @@ class Run:
 
     def __init__(self, args: Args, task: str):
         name = f"{task}__{Path(__file__).stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-        self.args, self.folder = args, args.resume or args.runs / name
+        self.args, self.folder, self.wandb = args, args.resume or args.runs / name, None
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = open(self.folder / "lock", "w")  # noqa: SIM115 open as long as the process
+        self.metrics = open(self.folder / "metrics.jsonl", "ab")  # noqa: SIM115 open as long as the process
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SystemExit(f"error: another process works in {self.folder}")
-        self.saved = {"stage": None, "finished": [], "metrics_size": 0}
+        self.saved = {"stage": None, "finished": [], "budgets": {}, "metrics_size": 0}
         if (self.folder / "checkpoint.pt").exists():
             self.saved = torch.load(self.folder / "checkpoint.pt", map_location=args.device, weights_only=True)
         else:
-            write_whole(self.folder / "args.json", json.dumps(dataclasses.asdict(args), default=str, indent=2).encode())
+            text = json.dumps({"argv": sys.argv[1:], **dataclasses.asdict(args)}, default=str, indent=2)
+            write_whole(self.folder / "args.json", lambda file: file.write(text.encode()))
             shutil.copy(__file__, self.folder)
-        self.metrics = open(self.folder / "metrics.jsonl", "ab")  # noqa: SIM115
-        self.metrics.truncate(self.saved["metrics_size"])  # what a killed run logged after its checkpoint comes again
-        self.wandb = None
+        self.metrics.seek(self.metrics.truncate(self.saved["metrics_size"]))  # what was logged after the checkpoint comes again
         if args.track:
-            import wandb
+            import wandb  # not above: it takes a second
 
             self.wandb = wandb.init(project="latent-actions", name=self.folder.name, config=dataclasses.asdict(args))
 
@@ -502,11 +465,9 @@ class Run:
 
         The values are tensors, read every log_interval steps: nothing else waits for the GPU. parts: whatever the stage trains.
         """
-        first = 0
-        if self.saved["stage"] == stage:
-            first = self.saved["step"]
-            for name, part in parts.items():
-                part.load_state_dict(self.saved["parts"][name])
+        first = self.saved["step"] if self.saved["stage"] == stage else 0
+        for name in parts if first else ():
+            parts[name].load_state_dict(self.saved["parts"][name])
         kind, values = stage.split("_")[0], {}
         saved_at, logged_at, logged_step = time.time(), time.time(), first
         stop = []
@@ -536,15 +497,14 @@ class Run:
             signal.signal(number, handler)
 
     def save_checkpoint(self, **state):
-        os.fsync(self.metrics.fileno())
-        save_weights(
-            self.folder / "checkpoint.pt", state | {"finished": self.saved["finished"], "metrics_size": self.metrics.tell()}
-        )
+        state |= {"finished": self.saved["finished"], "budgets": self.saved["budgets"], "metrics_size": self.metrics.tell()}
+        write_whole(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
 
     def finish(self, stage: str, **modules: nn.Module):
         """Keeps a finished stage's weights as <name>_<budget>.pt."""
         for name, module in modules.items():
-            save_weights(self.folder / f"{name}_{stage.split('_')[1]}.pt", module.state_dict())
+            path = self.folder / f"{name}_{stage.split('_')[1]}.pt"
+            write_whole(path, lambda file: torch.save(module.state_dict(), file))
         self.saved["finished"].append(stage)
         self.save_checkpoint(stage=None)
 
@@ -557,36 +517,23 @@ class Run:
         return stage in self.saved["finished"]
 
 
-def write_whole(path: Path, content: bytes):
-    """Writes a file whole or not at all."""
+def write_whole(path: Path, write: Callable):
+    """Writes a file whole or not at all; write gets the open file."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
+    with open(partial, "wb") as file:
+        write(file)
     partial.replace(path)
 
 
-def save_weights(path: Path, state: dict):
-    partial = path.with_name(path.name + ".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+@functools.lru_cache(1)
+def epoch_order(number: int, seed: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(number, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
 
-class Batches:
-    """The batch of any step: each epoch passes over a fresh permutation of the index and drops what does not fill a batch."""
-
-    def __init__(self, index: torch.Tensor, batch_size: int, seed: int):
-        self.index, self.batch_size, self.seed, self.epoch = index, batch_size, seed, None
-        self.steps_per_epoch = len(index) // batch_size
-        if self.steps_per_epoch == 0:
-            raise SystemExit(
-                f"error: {len(index)} transitions do not fill a batch of {batch_size}; lower --lam.batch-size, --bc.batch-size"
-            )
-
-    def __call__(self, step: int) -> torch.Tensor:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch != self.epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self.epoch, self.order = epoch, self.index[torch.randperm(len(self.index), generator=generator)]
-        return self.order[position * self.batch_size : (position + 1) * self.batch_size]
+def batch_at(index: torch.Tensor, batch_size: int, seed: int, step: int) -> torch.Tensor:
+    """The batch of a step: each epoch passes over a fresh permutation of the index and drops what does not fill a batch."""
+    epoch, position = divmod(step, len(index) // batch_size)
+    return index[epoch_order(len(index), seed, epoch)[position * batch_size : (position + 1) * batch_size]]
 
 
 def learning_rate(peak: float, step: int, warmup: int, total: int, schedule: str) -> float:
@@ -597,33 +544,30 @@ def learning_rate(peak: float, step: int, warmup: int, total: int, schedule: str
     return peak * (0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress)
 
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Stage 1: latent action model
-# ------------------------------------------------------------------------------------------------------------------------------
+# ---- Stages: latent action model, latent behaviour cloning, action decoder ---------------------------------------------------
 
 
 def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], number: int, run: Run) -> LAM:
-    """Trains a LAM on all transitions of the data and on the labelled transitions (dataset, index)."""
-    cfg, dtype = args.lam, input_dtype(args)
+    """Stage 1: trains a LAM on all transitions of the data and on the labelled transitions (dataset, index)."""
+    cfg, dtype, offset = args.lam, args.dtype, args.lam.future_obs_offset
     torch.manual_seed(args.seed)
     lam = LAM(cfg, args.frame_stack, data.actions.shape[1]).to(args.device, memory_format=torch.channels_last)
     if run.load_finished(f"lam_{number}", lam=lam):
         return lam
     target = copy.deepcopy(lam.encoder).requires_grad_(False)
-    probes = nn.ModuleDict(  # read what is linear in detached features; they send no gradient to the LAM
-        {
-            "action_probe": nn.Linear(cfg.latent_action_dim, data.actions.shape[1]),
-            "obs_action_probe": nn.Linear(lam.encoder.flat_dim, data.actions.shape[1]),
-            "state_probe": nn.Linear(lam.encoder.flat_dim, data.states.shape[1]),
-        }
-    ).to(args.device)
+    probe_dims = {  # linear in detached features: probes send no gradient to the LAM
+        "action_probe": (cfg.latent_action_dim, data.actions.shape[1]),
+        "obs_action_probe": (lam.encoder.flat_dim, data.actions.shape[1]),
+        "state_probe": (lam.encoder.flat_dim, data.states.shape[1]),
+    }
+    probes = nn.ModuleDict({name: nn.Linear(*dims) for name, dims in probe_dims.items()}).to(args.device)
     optim = torch.optim.Adam([*lam.parameters(), *probes.parameters()], lr=cfg.learning_rate, fused=True)
-    coef = cfg.labeled_loss_coef if cfg.labeled_loss_coef is not None else 0.001 if task_name(data) == "cheetah-run" else 0.01
+    coef = cfg.labeled_loss_coef if cfg.labeled_loss_coef is not None else 0.001 if data.task == "cheetah-run" else 0.01
     num_labeled, (labeled_data, labeled_index) = cfg.labeled_batch_size, labeled
 
     def losses(obs, next_obs, future_obs, labels, actions, states):
         """obs, future_obs: (B + L, 9, 64, 64), the last L of them labelled; next_obs: (B, …); labels: (L, A)."""
-        with torch.autocast(obs.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with args.autocast():
             with torch.no_grad():
                 target_embedding = (target if cfg.target == "ema" else lam.encoder)(next_obs).flatten(1)
             obs_embedding, future_embedding = lam.embed(torch.cat([obs, future_obs])).chunk(2)
@@ -633,32 +577,25 @@ def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], 
             supervision = F.mse_loss(lam.action_head(latent_action[-num_labeled:]).float(), labels)
 
             z, e = latent_action[:-num_labeled].detach(), obs_embedding[:-num_labeled].detach()
-            probe_losses = {
-                "action_probe_mse": F.mse_loss(probes["action_probe"](z).float(), actions),
-                "obs_action_probe_mse": F.mse_loss(probes["obs_action_probe"](e).float(), actions),
-                "state_probe_mse": F.mse_loss(probes["state_probe"](e).float(), states),
-            }
+            targets = {"action_probe": (z, actions), "obs_action_probe": (e, actions), "state_probe": (e, states)}
+            probe_losses = {f"{name}_mse": F.mse_loss(probes[name](x).float(), y) for name, (x, y) in targets.items()}
         return consistency + coef * supervision, {"consistency_loss": consistency, "labeled_mse": supervision}, probe_losses
 
     losses = torch.compile(losses) if args.compile else losses
-    batches = Batches(data.transitions(), cfg.batch_size, args.seed)
-    total, warmup = cfg.num_epochs * batches.steps_per_epoch, cfg.warmup_epochs * batches.steps_per_epoch
-    parts = {"lam": lam, "target": target, "probes": probes, "optim": optim}
-    for step, values in run.updates(f"lam_{number}", total, cfg.batch_size, **parts):
+    index = data.transitions()
+    total, warmup = (epochs * (len(index) // cfg.batch_size) for epochs in (cfg.num_epochs, cfg.warmup_epochs))
+    for step, values in run.updates(f"lam_{number}", total, cfg.batch_size, lam=lam, target=target, probes=probes, optim=optim):
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-        batch = batches(step)
+        batch = batch_at(index, cfg.batch_size, args.seed, step)
         labeled_batch = labeled_index[torch.randint(len(labeled_index), (num_labeled,), generator=generator)]
-        stack = data.observations(batch, args.frame_stack, extra=1)
-        future = data.observations(data.future(batch, cfg.future_obs_offset, generator), args.frame_stack)
+        stack = data.observations(batch, args.frame_stack, extra=1)  # obs: all but the last frame, next_obs: all but the first
+        future = data.observations(data.future(batch, offset, generator), args.frame_stack)
         labeled_obs = labeled_data.observations(labeled_batch, args.frame_stack)
-        labeled_future = labeled_data.future(labeled_batch, cfg.future_obs_offset, generator)
-        labeled_future = labeled_data.observations(labeled_future, args.frame_stack)
+        labeled_future = labeled_data.observations(labeled_data.future(labeled_batch, offset, generator), args.frame_stack)
         images = [torch.cat([stack[:, :-1], labeled_obs]), stack[:, 1:], torch.cat([future, labeled_future])]
+        images = [to_input(frames, torch.float32 if cfg.use_aug else dtype) for frames in images]
         if cfg.use_aug:  # each of obs, next_obs and future_obs on its own
-            images = [to_input(frames, torch.float32) for frames in images]
             images = [augment(image, random_homographies(len(image), generator)).to(dtype) for image in images]
-        else:
-            images = [to_input(frames, dtype) for frames in images]
 
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
         loss, terms, probe_losses = losses(*images, labeled_data.actions[labeled_batch], data.actions[batch], data.states[batch])
@@ -672,27 +609,19 @@ def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], 
     return lam
 
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Stage 2: latent behaviour cloning
-# ------------------------------------------------------------------------------------------------------------------------------
-
-
-def train_actor(args: Args, data: Dataset, lam: LAM, number: int, run: Run) -> tuple[Actor, ActionDecoder]:
-    """Clones the LAM's latent actions on all transitions.
-
-    Also trains a decoder on the true actions of all transitions: the oracle, an upper bound for diagnosis and no part of the method.
-    """
-    cfg, dtype = args.bc, input_dtype(args)
+def train_actor(args: Args, data: Dataset, lam: LAM, number: int, run: Run) -> Actor:
+    """Stage 2: clones the LAM's latent actions on all transitions. The oracle, a decoder on all true actions, only diagnoses."""
+    cfg, dtype = args.bc, args.dtype
     torch.manual_seed(args.seed)
     actor = Actor(cfg, args.frame_stack, args.lam.latent_action_dim).to(args.device, memory_format=torch.channels_last)
     oracle = ActionDecoder(args.lam.latent_action_dim, args.decoder.hidden_dim, data.actions.shape[1]).to(args.device)
-    if run.load_finished(f"bc_{number}", actor=actor, oracle=oracle):
-        return actor, oracle
+    if run.load_finished(f"bc_{number}", actor=actor):
+        return actor
     optim = torch.optim.Adam([*actor.parameters(), *oracle.parameters()], lr=cfg.learning_rate, fused=True)
     lam.requires_grad_(False)
 
     def losses(obs, next_obs, actions):
-        with torch.autocast(obs.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with args.autocast():
             with torch.no_grad():
                 latent_action = lam(obs, next_obs)
             prediction = actor(obs)
@@ -700,10 +629,10 @@ def train_actor(args: Args, data: Dataset, lam: LAM, number: int, run: Run) -> t
         return F.mse_loss(prediction.float(), latent_action.float()), oracle_loss
 
     losses = torch.compile(losses) if args.compile else losses
-    batches = Batches(data.transitions(), cfg.batch_size, args.seed)
-    total, warmup = cfg.num_epochs * batches.steps_per_epoch, cfg.warmup_epochs * batches.steps_per_epoch
+    index = data.transitions()
+    total, warmup = (epochs * (len(index) // cfg.batch_size) for epochs in (cfg.num_epochs, cfg.warmup_epochs))
     for step, values in run.updates(f"bc_{number}", total, cfg.batch_size, actor=actor, oracle=oracle, optim=optim):
-        batch = batches(step)
+        batch = batch_at(index, cfg.batch_size, args.seed, step)
         stack = data.observations(batch, args.frame_stack, extra=1)
 
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
@@ -712,17 +641,12 @@ def train_actor(args: Args, data: Dataset, lam: LAM, number: int, run: Run) -> t
         (loss + oracle_loss).backward()
         optim.step()
         values.update(loss=loss.detach(), oracle_action_mse=oracle_loss.detach(), learning_rate=optim.param_groups[0]["lr"])
-    run.finish(f"bc_{number}", actor=actor, oracle=oracle)
-    return actor, oracle
-
-
-# ------------------------------------------------------------------------------------------------------------------------------
-# Stage 3: action decoder
-# ------------------------------------------------------------------------------------------------------------------------------
+    run.finish(f"bc_{number}", actor=actor)
+    return actor
 
 
 def train_decoder(args: Args, labeled: tuple[Dataset, torch.Tensor], actor: Actor, number: int, run: Run) -> ActionDecoder:
-    """Decodes the frozen actor's latent actions to true actions on the labelled transitions (dataset, index)."""
+    """Stage 3: decodes the frozen actor's latent actions to true actions on the labelled transitions (dataset, index)."""
     cfg, (labeled_data, index) = args.decoder, labeled
     torch.manual_seed(args.seed)
     decoder = ActionDecoder(args.lam.latent_action_dim, cfg.hidden_dim, labeled_data.actions.shape[1]).to(args.device)
@@ -744,19 +668,14 @@ def train_decoder(args: Args, labeled: tuple[Dataset, torch.Tensor], actor: Acto
     return decoder
 
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# How good are the latent actions: held-out probe at k = 1, without augmentation
-# ------------------------------------------------------------------------------------------------------------------------------
-
-
 def infer_all(args: Args, network: nn.Module, data: Dataset, index: torch.Tensor, next_obs: bool) -> torch.Tensor:
     """The network's output for every index, from obs or from (obs, next_obs): float32 (len(index), …), without gradient."""
-    outputs, dtype = [], input_dtype(args)
-    with torch.no_grad(), torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+    outputs = []
+    with torch.no_grad(), args.autocast():
         for chunk in index.split(512):
             stack = data.observations(chunk, args.frame_stack, extra=1)
             inputs = [stack[:, :-1], stack[:, 1:]] if next_obs else [stack[:, :-1]]
-            outputs.append(network(*(to_input(frames, dtype) for frames in inputs)).float())
+            outputs.append(network(*(to_input(frames, args.dtype) for frames in inputs)).float())
     return torch.cat(outputs)
 
 
@@ -764,61 +683,42 @@ def probe_held_out(args: Args, lam: LAM, data: Dataset, eval_data: Dataset) -> d
     """Ridge regression z → action, fitted on four fifths of the training trajectories, judged on the rest and on unseen videos.
 
     Gives MSE and MSE / Var(a) (1 is what the mean action reaches), and the same for the LAM's own action head, which saw only the
-    labelled trajectories (Figure 9a). The penalty is chosen on a fifth of the fitted trajectories. At most 50,000 transitions fit.
+    labelled trajectories (Figure 9a). Each part has at most 50,000 transitions.
     """
-    order = (
-        np.random.default_rng(42).permutation(data.num_trajectories)[::-1].copy()
-    )  # the labelled trajectories fit, they do not judge
+    order = data.shuffle[::-1].copy()  # so that the labelled trajectories fit and do not judge
     held_out, fit = np.split(order, [max(1, len(order) // 5)])
-    choose, fit = np.split(fit, [max(1, len(fit) // 5)])
-    sets = {"fit": (data, fit), "choose": (data, choose), "seen_videos": (data, held_out), "unseen_videos": (eval_data, None)}
-    latents, actions = {}, {}
+    sets = {"fit": (data, fit), "seen_videos": (data, held_out), "unseen_videos": (eval_data, None)}
+    z, actions = {}, {}
     for name, (source, trajectories) in sets.items():
         index = source.transitions(trajectories)
         index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:50_000]]
-        latents[name], actions[name] = infer_all(args, lam, source, index, next_obs=True), source.actions[index]
-    mean, action_mean = latents["fit"].mean(0), actions["fit"].mean(0)
-    centered = (latents["fit"] - mean).double()
+        z[name], actions[name] = infer_all(args, lam, source, index, next_obs=True), source.actions[index]
+    z_mean, action_mean = z["fit"].mean(0), actions["fit"].mean(0)
+    centered = (z["fit"] - z_mean).double()
     gram, moment = centered.T @ centered, centered.T @ (actions["fit"] - action_mean).double()
-    weights = {}
-    for penalty in (1e-6, 1e-4, 1e-2):
-        ridge = gram + penalty * gram.trace() / len(gram) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        weight = torch.linalg.solve(ridge, moment).float()
-        weights[F.mse_loss((latents["choose"] - mean) @ weight + action_mean, actions["choose"]).item()] = weight
-    weight = weights[min(weights)]
-    results = {}
+    ridge = gram + 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    weight, results = torch.linalg.solve(ridge, moment).float(), {}
     for name in ("seen_videos", "unseen_videos"):
-        variance = actions[name].var(0, unbiased=False).mean()
-        for kind, prediction in {
-            "action_probe": (latents[name] - mean) @ weight + action_mean,
-            "action_head": lam.action_head(latents[name]),
-        }.items():
-            mse = F.mse_loss(prediction, actions[name])
-            results |= {f"{kind}_mse/{name}": mse.item(), f"{kind}_mse_over_var/{name}": (mse / variance).item()}
+        predictions = {"action_probe": (z[name] - z_mean) @ weight + action_mean, "action_head": lam.action_head(z[name])}
+        for kind, prediction in predictions.items():
+            mse = F.mse_loss(prediction, actions[name]).item()
+            results[f"{kind}_mse/{name}"] = mse
+            results[f"{kind}_mse_over_var/{name}"] = mse / actions[name].var(0, unbiased=False).mean().item()
     return results
 
 
-# ------------------------------------------------------------------------------------------------------------------------------
-# Environment: Distracting Control Suite (Stone et al., 2021; Section 3)
-# ------------------------------------------------------------------------------------------------------------------------------
+# ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------------------------
 
 SKY_HW = 128  # height and width of a background frame: the camera sees about half of it
-DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos; None means all)
-    "vanilla": (0.0, 0),
-    "easy": (0.1, 4),
-    "medium": (0.2, 8),
-    "hard": (0.3, None),
-    "scale_easy_video_hard": (0.1, None),
-}
-# MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act only when the model is compiled):
-# no buffer beyond the picture, a shadow map of 256² instead of 2048², coarser spheres and capsules, a sky as large as the videos.
-CHEAP_VISUAL = b"""<mujoco> <visual>
-    <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/> <map znear=".01"/>
-    <quality shadowsize="256" numslices="12" numstacks="8"/> <global offwidth="%d" offheight="%d"/>
-</visual> </mujoco>""" % (IMG_HW, IMG_HW)
-SMALL_SKY = b"""<mujoco> <asset>
-    <texture name="skybox" type="skybox" builtin="flat" width="%d" height="%d"/>
-</asset> </mujoco>""" % (SKY_HW, SKY_HW)
+# name: (scale of camera and colour, number of training videos; None means all)
+DIFFICULTIES = dict(vanilla=(0.0, 0), easy=(0.1, 4), medium=(0.2, 8), hard=(0.3, None), scale_easy_video_hard=(0.1, None))
+# MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act when a model is compiled): no
+# buffer beyond the picture, a shadow map of 256² instead of 2048², coarser spheres and capsules, a sky as large as the videos.
+CHEAP_VISUAL = b"""<mujoco> <visual> <map znear=".01"/> <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/>
+    <quality shadowsize="256" numslices="12" numstacks="8"/> <global offwidth="%d" offheight="%d"/> </visual> </mujoco>"""
+CHEAP_VISUAL %= (IMG_HW, IMG_HW)
+SMALL_SKY = b"""<mujoco> <asset> <texture name="skybox" type="skybox" builtin="flat" width="%d" height="%d"/> </asset> </mujoco>"""
+SMALL_SKY %= (SKY_HW, SKY_HW)
 
 
 def load_task(task: str, own_sky: bool = True) -> gym.Env:
@@ -828,14 +728,9 @@ def load_task(task: str, own_sky: bool = True) -> gym.Env:
     from dm_control import suite
 
     absl.logging.set_verbosity("error")  # deprecations in dm_control's own XML
-    assets, domain_and_task = dict(suite.common.ASSETS), task.split("-")
-    suite.common.ASSETS["./common/visual.xml"] = CHEAP_VISUAL
-    if not own_sky:
-        suite.common.ASSETS["./common/skybox.xml"] = SMALL_SKY
-    try:
-        return shimmy.DmControlCompatibilityV0(suite.load(*domain_and_task))
-    finally:
-        suite.common.ASSETS.update(assets)
+    cheap = {"./common/visual.xml": CHEAP_VISUAL} | ({} if own_sky else {"./common/skybox.xml": SMALL_SKY})
+    with unittest.mock.patch.dict(suite.common.ASSETS, cheap):
+        return shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
 
 
 class DistractingControl(gym.Wrapper):
@@ -845,7 +740,8 @@ class DistractingControl(gym.Wrapper):
     behind the picture, float64 (P,). reset(seed=…) seeds physics, colours, camera and background: one seed, the same pixels.
 
     color_scale, camera_scale: the scale s of DIFFICULTIES, 0 for none. videos: arrays uint8 (frames, 128, 128, 3), none for the
-    task's own sky. The constants are those of Stone et al., 2021.
+    task's own sky. A camera position is (radius in metres, elevation above the horizon and azimuth in radians) about the agent's
+    centre of mass. The constants are those of Stone et al., 2021.
     """
 
     def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
@@ -869,16 +765,42 @@ class DistractingControl(gym.Wrapper):
         states, _ = self.env.reset(seed=seed, options=options)
         streams = np.random.SeedSequence(seed).spawn(3)
         self.color_rng, self.camera_rng, self.background_rng = (np.random.default_rng(stream) for stream in streams)
-        self.reset_colors()
-        self.reset_camera()
-        self.reset_background()
+
+        self.color_low = np.clip(self.own_colors - self.color_scale, 0, 1)
+        self.color_high = np.clip(self.own_colors + self.color_scale, 0, 1)
+        self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
+
+        s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
+        radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
+        self.camera_low = np.array([radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)])
+        self.camera_high = np.array([radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)])
+        self.camera_high = np.maximum(self.camera_low, self.camera_high)  # for a camera just below the horizon
+        self.camera_position = self.camera_rng.uniform(self.camera_low, self.camera_high)
+        self.own_radius, direction = radius, self.camera_rng.normal(size=3)
+        self.velocity = direction / np.linalg.norm(direction) * self.camera_rng.uniform(0, 0.4 * s)  # metres per step
+        self.roll, self.roll_velocity = self.camera_rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]  # radians, radians per step
+
+        if self.videos:  # played to and fro from a random frame in a random direction
+            self.video = self.videos[self.background_rng.integers(len(self.videos))]
+            self.video_time = int(self.background_rng.integers(2 * len(self.video)))
         return self.render(), self.make_info(states)
 
     def step(self, action: np.ndarray):
         states, reward, terminated, truncated, _ = self.env.step(action)
-        self.step_colors()
-        self.step_camera()
-        self.step_background()
+
+        colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
+        self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
+
+        s, unit = self.camera_scale, self.camera_scale * self.own_radius / 4
+        velocity = self.velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
+        self.velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
+        position = to_spherical(to_cartesian(self.camera_position) + self.velocity)
+        self.camera_position = np.clip(position, self.camera_low, self.camera_high)
+        roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
+        self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
+        self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
+
+        self.video_time = self.video_time + 1 if self.videos else None
         return self.render(), reward, terminated, truncated, self.make_info(states)
 
     def make_info(self, states: dict) -> dict:
@@ -890,87 +812,32 @@ class DistractingControl(gym.Wrapper):
         import mujoco
 
         if self.videos:
-            self.sky_faces[:] = self.video[self.video_frame]
+            turn = len(self.video) - 1
+            self.sky_faces[:] = self.video[turn - abs(turn - self.video_time % max(2 * turn, 1))]
             contexts = self.physics.contexts
             with contexts.gl.make_current() as context:
                 context.call(mujoco.mjr_uploadTexture, self.model.ptr, contexts.mujoco.ptr, self.sky)
         mujoco.mj_camlight(self.model.ptr, self.data.ptr)  # the undisturbed pose, which the next line overwrites
-        self.data.cam_xpos[0], self.data.cam_xmat[0] = self.camera_pose()
+        if self.camera_scale > 0:
+            self.data.cam_xpos[0], self.data.cam_xmat[0] = self.camera_pose()
         return self.camera.render().copy()
 
-    # Colours: each material walks within ±s of its own colour.
-
-    def reset_colors(self):
-        self.color_low = np.clip(self.own_colors - self.color_scale, 0, 1)
-        self.color_high = np.clip(self.own_colors + self.color_scale, 0, 1)
-        self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
-
-    def step_colors(self):
-        colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
-        self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
-
-    # Camera: walks on a piece of a thick shell about the agent's centre of mass, looks at the agent and rolls a little.
-    # A position is (radius in metres, elevation in radians above the horizon, azimuth in radians).
-
-    def reset_camera(self):
-        s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
-        radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
-        self.camera_low = np.array([radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)])
-        self.camera_high = np.array([radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)])
-        self.camera_high = np.maximum(self.camera_low, self.camera_high)  # for a camera just below the horizon
-        self.own_radius = radius
-        self.camera_position = self.camera_rng.uniform(self.camera_low, self.camera_high)
-        direction = self.camera_rng.normal(size=3)
-        self.camera_velocity = direction / np.linalg.norm(direction) * self.camera_rng.uniform(0, 0.4 * s)  # metres per step
-        self.roll, self.roll_velocity = self.camera_rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]  # radians, radians per step
-
-    def step_camera(self):
-        s, unit = self.camera_scale, self.camera_scale * self.own_radius / 4
-        velocity = self.camera_velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
-        self.camera_velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
-        position = to_spherical(to_cartesian(self.camera_position) + self.camera_velocity)
-        self.camera_position = np.clip(position, self.camera_low, self.camera_high)
-        roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
-        self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
-        self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
-
     def camera_pose(self) -> tuple[np.ndarray, np.ndarray]:
-        """Position (3,) and orientation (9,) of the camera in the world, from the undisturbed pose in `data`."""
-        own_position, own_axes = (
-            self.data.cam_xpos[0].copy(),
-            self.data.cam_xmat[0].reshape(3, 3).copy(),
-        )  # columns x, y, z; looks along -z
-        if self.camera_scale == 0:
-            return own_position, own_axes.ravel()
-        agent = self.data.subtree_com[1]
-        target = own_position - own_axes[:, 2] * np.linalg.norm(own_position - agent)
+        """Position (3,) and orientation (9,): it looks at the point on its undisturbed axis that is as far away as the agent."""
+        agent, own_position = self.data.subtree_com[1], self.data.cam_xpos[0]
+        own_axis = self.data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
+        target = own_position - own_axis * np.linalg.norm(own_position - agent)
         position = agent + to_cartesian(self.camera_position)
         z = (position - target) / np.linalg.norm(position - target)
         x = np.cross([0, 0, 1], z) / np.linalg.norm(np.cross([0, 0, 1], z))
-        y = np.cross(z, x)
-        cos, sin = math.cos(self.roll), math.sin(self.roll)
+        y, cos, sin = np.cross(z, x), math.cos(self.roll), math.sin(self.roll)
         return position, np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
-
-    # Background: a video on all faces of the sky, played to and fro from a random frame.
-
-    def reset_background(self):
-        if self.videos:
-            self.video = self.videos[self.background_rng.integers(len(self.videos))]
-            self.video_frame = int(self.background_rng.integers(len(self.video)))
-            self.video_direction = int(self.background_rng.choice([-1, 1]))
-
-    def step_background(self):
-        if self.videos and len(self.video) > 1:
-            if not 0 <= self.video_frame + self.video_direction < len(self.video):
-                self.video_direction = -self.video_direction
-            self.video_frame += self.video_direction
 
 
 def to_spherical(point: np.ndarray) -> np.ndarray:
     """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2]): the cut lies where no camera of the suite goes."""
-    radius, azimuth = np.linalg.norm(point), math.atan2(point[1], point[0])
-    elevation = math.atan2(point[2], math.hypot(point[0], point[1]))
-    return np.array([radius, elevation, azimuth - 2 * math.pi if azimuth > math.pi / 2 else azimuth])
+    elevation, azimuth = math.atan2(point[2], math.hypot(point[0], point[1])), math.atan2(point[1], point[0])
+    return np.array([np.linalg.norm(point), elevation, azimuth - 2 * math.pi if azimuth > math.pi / 2 else azimuth])
 
 
 def to_cartesian(position: np.ndarray) -> np.ndarray:
@@ -979,18 +846,17 @@ def to_cartesian(position: np.ndarray) -> np.ndarray:
     return np.array([horizontal * math.cos(azimuth), horizontal * math.sin(azimuth), radius * math.sin(elevation)])
 
 
-def load_videos(folder: Path, number: int | None) -> list[np.ndarray]:
-    """The first videos of a folder by name, memory-mapped: uint8 (frames, 128, 128, 3) each."""
-    files = sorted(folder.glob("*.npy"))[:number]
+def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
+    """Background videos, uint8 (frames, 128, 128, 3), memory-mapped: all of "val", as many of "train" as the difficulty says."""
+    number = DIFFICULTIES[difficulty][1]
+    files = sorted((backgrounds / split).glob("*.npy"))
     if number != 0 and not files:
-        raise SystemExit(f"error: no background videos (*.npy) in {folder}; collect_data.py makes them")
-    return [np.load(file, mmap_mode="r") for file in files]
+        raise SystemExit(f"error: no background videos (*.npy) in {backgrounds / split}; collect_data.py makes them")
+    return [np.load(file, mmap_mode="r") for file in files[: number if split == "train" or number == 0 else None]]
 
 
 def make_env(task: str, difficulty: str, backgrounds: Path, split: str) -> DistractingControl:
-    """The environment of a dataset; split "val" plays all its videos, "train" as many as the difficulty says."""
-    scale, number = DIFFICULTIES[difficulty]
-    videos = load_videos(backgrounds / split, number if split == "train" or number == 0 else None)
+    scale, videos = DIFFICULTIES[difficulty][0], load_videos(backgrounds, split, difficulty)
     return DistractingControl(load_task(task, own_sky=not videos), scale, scale, videos)
 
 
@@ -1001,24 +867,16 @@ def pick_rendering_backend():
         return
     probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
     for backend in ("egl", "osmesa"):
-        if (
-            subprocess.run([sys.executable, "-c", probe], env=os.environ | {"MUJOCO_GL": backend}, capture_output=True).returncode
-            == 0
-        ):
+        environment = os.environ | {"MUJOCO_GL": backend}
+        if subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode == 0:
             os.environ["MUJOCO_GL"] = backend
             return
-    raise SystemExit(
-        "error: no OpenGL for rendering without a display; on Debian: apt-get install libegl1 libopengl0 (or libosmesa6)"
-    )
+    raise SystemExit("error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6")
 
 
 EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
-BC_RETURNS = {  # Table 3: BC on all labels, with and without distractors
-    "cheetah-run": (823, 840),
-    "walker-run": (749, 735),
-    "hopper-hop": (253, 300),
-    "humanoid-walk": (428, 601),
-}
+# returns of the paper's BC on all labels, with and without distractors (Table 3)
+BC_RETURNS = {"cheetah-run": (823, 840), "walker-run": (749, 735), "hopper-hop": (253, 300), "humanoid-walk": (428, 601)}
 
 
 def play_episodes(pipe, task: str, difficulty: str, backgrounds: Path, split: str, frame_stack: int, seeds: list[int]):
@@ -1034,170 +892,111 @@ def play_episodes(pipe, task: str, difficulty: str, backgrounds: Path, split: st
 
 
 def evaluate(args: Args, data: Dataset, actor: Actor, decoder: ActionDecoder, split: str, film: Path | None = None) -> dict:
-    """Greedy episodes, all at once: one batched forward pass per step, the environments divided among worker processes.
-
-    split: whose background videos. film: a file for an animation of the first four episodes. Gives the mean, the standard deviation
-    and every episode's return.
-    """
-    cfg, backgrounds, dtype = args.eval, find_backgrounds(args, data), input_dtype(args)
-    seeds = evaluation_seeds(args)
-    context, workers = multiprocessing.get_context("spawn"), []
+    """Greedy episodes with one split's videos, all at once: one forward pass per step, environments in worker processes; a film."""
+    cfg = args.eval
+    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(cfg.num_episodes).tolist()  # not those of the data
+    context, pipes = multiprocessing.get_context("spawn"), []
     for part in np.array_split(seeds, min(cfg.num_workers, len(seeds))):
         pipe, worker_pipe = context.Pipe()
-        settings = (task_name(data), data.attributes["difficulty"], backgrounds, split, args.frame_stack, part.tolist())
-        worker = context.Process(target=play_episodes, args=(worker_pipe, *settings), daemon=True)
-        worker.start()
+        settings = (data.task, data.difficulty, cfg.backgrounds, split, args.frame_stack, part.tolist())
+        context.Process(target=play_episodes, args=(worker_pipe, *settings), daemon=True).start()
         worker_pipe.close()
-        workers.append((pipe, worker))
+        pipes.append(pipe)
     returns, frames = np.zeros(len(seeds)), []
     try:
-        observations, _ = zip(*(pipe.recv() for pipe, _ in workers))
+        observations, _ = zip(*(pipe.recv() for pipe in pipes))
         sizes = np.cumsum([len(obs) for obs in observations])[:-1]
         for step in tqdm(range(EPISODE_LENGTH), desc=f"evaluation, {split} videos", unit="step"):
             obs = np.concatenate(observations)
             if film and step % 4 == 0 and step < 400:
                 frames.append(np.concatenate(obs[:4, -1], axis=1))
-            with torch.no_grad(), torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                actions = decoder(actor(to_input(torch.from_numpy(obs).to(args.device), dtype)))
+            with torch.no_grad(), args.autocast():
+                actions = decoder(actor(to_input(torch.from_numpy(obs).to(args.device), args.dtype)))
             actions = actions.float().clamp(-1, 1).cpu().numpy()
-            for (pipe, _), part in zip(workers, np.split(actions, sizes)):
+            for pipe, part in zip(pipes, np.split(actions, sizes)):
                 pipe.send(part)
-            observations, rewards = zip(*(pipe.recv() for pipe, _ in workers))
+            observations, rewards = zip(*(pipe.recv() for pipe in pipes))
             returns += np.concatenate(rewards)
     except (EOFError, ConnectionError):
         raise SystemExit("error: an evaluation worker died; its message is above")
     if film:
         imageio.imwrite(film, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
-    return {"return_mean": returns.mean(), "return_std": returns.std(), "returns": returns.tolist()}
+    return {"return_mean": float(returns.mean()), "return_std": float(returns.std()), "returns": returns.tolist()}
 
 
-def find_backgrounds(args: Args, data: Dataset) -> Path:
-    """The folder of background videos for evaluation."""
+# ---- Main --------------------------------------------------------------------------------------------------------------------
+
+
+def parse_args(argv: list[str]) -> Args:
+    """The command line: a preset's name first, paper if there is none; --resume brings the run's own command line back."""
+    if not argv or (argv[0].startswith("-") and not {"-h", "--help"} & set(argv)):
+        argv = ["paper", *argv]
+    args = tyro.extras.overridable_config_cli(PRESETS, args=argv, prog=Path(__file__).name, description=__doc__)
+    if args.resume:
+        if not (args.resume / "args.json").exists():
+            raise SystemExit(f"error: --resume {args.resume}: no args.json of a run in it")
+        argv = json.loads((args.resume / "args.json").read_text())["argv"]
+        return dataclasses.replace(parse_args(argv), resume=args.resume)
+    return args
+
+
+def check_args(args: Args, data: Dataset, labeled_data: Dataset):
+    """Refuses what would fail only after hours; fills in the folder of background videos."""
+    number, batch_size = max(args.num_labeled_trajectories), max(args.lam.batch_size, args.bc.batch_size)
+    if number > labeled_data.num_trajectories:
+        have = f"{labeled_data.path} has {labeled_data.num_trajectories} trajectories"
+        raise SystemExit(f"error: --num-labeled-trajectories {number}: {have}")
+    if len(data.transitions()) < batch_size or data.num_trajectories < 2:
+        raise SystemExit(f"error: {data.path} does not fill a batch of {batch_size} or has a single trajectory: collect more")
     if args.eval.backgrounds is None and "backgrounds" not in data.attributes:
         raise SystemExit(f"error: {data.path} does not say which videos it was made with; give --eval.backgrounds FOLDER")
-    return args.eval.backgrounds or data.path.parent / data.attributes["backgrounds"]
-
-
-def play_randomly(task: str, seeds: list[int]) -> float:
-    """Mean return of uniform actions, without rendering; runs in a worker process."""
-    env, returns = load_task(task), []
-    for seed in seeds:
-        env.reset(seed=seed)
-        actions = np.random.default_rng(seed).uniform(-1, 1, (EPISODE_LENGTH, *env.action_space.shape))
-        returns.append(sum(env.step(action)[1] for action in actions))
-    return float(np.mean(returns))
-
-
-def evaluation_seeds(args: Args) -> list[int]:
-    """Seeds of the evaluation episodes, from another sequence than those of the data."""
-    return np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes).tolist()
-
-
-def task_name(data: Dataset) -> str:
-    return f"{data.attributes['domain_name']}-{data.attributes['task_name']}"
-
-
-# ------------------------------------------------------------------------------------------------------------------------------
-# Main
-# ------------------------------------------------------------------------------------------------------------------------------
-
-
-def input_dtype(args: Args) -> torch.dtype:
-    """What the networks compute in: bfloat16 where the hardware multiplies it fast, unless told otherwise."""
-    on_gpu = torch.device(args.device).type == "cuda"
-    fast = torch.cuda.is_bf16_supported() if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if args.precision == "bf16" or args.precision == "auto" and fast else torch.float32
-
-
-def draw_augmentation(args: Args, data: Dataset, path: Path):
-    """Eight observations and three augmentations of each, newest frames."""
-    index = data.transitions()[:: max(1, len(data.transitions()) // 8)][:8]
-    obs = to_input(data.observations(index, args.frame_stack).cpu(), torch.float32)
-    generator = torch.Generator().manual_seed(args.seed)
-    rows = [obs] + [augment(obs, random_homographies(len(obs), generator)) for _ in range(3)]
-    pixels = torch.stack([row[:, -3:] for row in rows]).add(1).mul(127.5).round().byte()  # (4, 8, 3, 64, 64)
-    imageio.imwrite(path, pixels.permute(0, 3, 1, 4, 2).reshape(4 * IMG_HW, -1, 3).numpy().repeat(2, 0).repeat(2, 1))
-
-
-def load_args(folder: Path) -> Args:
-    """The arguments of a run that is to be continued."""
-    try:
-        values = json.loads((folder / "args.json").read_text())
-    except FileNotFoundError:
-        raise SystemExit(f"error: --resume {folder}: no args.json in it")
-    for name, kind in {"lam": LAMArgs, "bc": BCArgs, "decoder": DecoderArgs, "eval": EvalArgs}.items():
-        values[name] = kind(**values[name])
-    for name in ("data", "eval_data", "labeled_data", "runs"):
-        values[name] = values[name] and Path(values[name])
-    values["eval"].backgrounds = values["eval"].backgrounds and Path(values["eval"].backgrounds)
-    return Args(**values | {"num_labeled_trajectories": tuple(values["num_labeled_trajectories"]), "resume": folder})
+    args.eval.backgrounds = args.eval.backgrounds or data.path.parent / data.attributes["backgrounds"]
+    for split in ("train", "val"):
+        load_videos(args.eval.backgrounds, split, data.difficulty)
 
 
 def print_results(results: dict, folder: Path):
-    print(f"\n{results['task']}, {results['difficulty']}: return of the expert {results['expert_return']:.1f},", end=" ")
-    print(f"of random actions {results['random_return']:.1f}, reference for the score {results['reference_return']:.1f}\n")
-    print("labelled  videos  probe MSE / Var(a)  head MSE / Var(a)  return  ± std   score")
+    print(f"\n{results['task']}, {results['difficulty']}: return of the expert {results['dataset_return']},", end=" ")
+    print(f"of random actions {results['random_return']}, reference for the score {results['reference_return']}")
+    print("labelled  videos           MSE / Var(a): probe   head      return  ± std   score")
     for number, budget in results["budgets"].items():
-        for videos in ("seen", "unseen"):
-            probe, head = (budget["probes"][f"{kind}_mse_over_var/{videos}_videos"] for kind in ("action_probe", "action_head"))
-            played = budget[f"{videos}_videos"]
-            scores = f"{played['return_mean']:6.1f}  {played['return_std']:5.1f}  {played['normalized_score']:6.3f}"
-            print(f"{number:>8}  {videos:>6}  {probe:18.3f}  {head:17.3f}  {scores}")
-        if "oracle" in budget:
-            print(f"{number:>8}    seen  oracle: decoder on all true actions      {budget['oracle']['return_mean']:6.1f}")
-    print(f"\n{folder}/results.json")
+        for videos in ("seen_videos", "unseen_videos"):
+            probe, head = (budget["probes"][f"{kind}_mse_over_var/{videos}"] for kind in ("action_probe", "action_head"))
+            mean, std, score = (budget[videos][name] for name in ("return_mean", "return_std", "normalized_score"))
+            print(f"{number:>8}  {videos:13} {probe:22.3f} {head:6.3f} {mean:11.1f} {std:6.1f} {score:7.3f}")
+    print(f"{folder}/results.json")
 
 
 def main(args: Args):
-    args = load_args(args.resume) if args.resume else args
     data = Dataset(args.data, args.device)
     eval_data = Dataset(args.eval_data or args.data.with_name(args.data.name.replace("train", "val")), args.device)
     labeled_data = Dataset(args.labeled_data, args.device) if args.labeled_data else data
-    task, difficulty = task_name(data), data.attributes["difficulty"]
-    if max(args.num_labeled_trajectories) > labeled_data.num_trajectories:
-        have = f"{labeled_data.path} has {labeled_data.num_trajectories} trajectories"
-        raise SystemExit(f"error: --num-labeled-trajectories {max(args.num_labeled_trajectories)}: {have}")
-    for split in ("train", "val"):  # before the training, not after it
-        load_videos(find_backgrounds(args, data) / split, DIFFICULTIES[difficulty][1])
+    check_args(args, data, labeled_data)  # before the training, not after it
     pick_rendering_backend()
-    run = Run(args, task)
+    run = Run(args, data.task)
     print(f"run folder: {run.folder}")
-    if args.lam.use_aug:
-        draw_augmentation(args, data, run.folder / "augmentation.png")
-
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        random_return = pool.submit(play_randomly, task, evaluation_seeds(args)).result()
-    results = {
-        "script": Path(__file__).name,
-        "task": task,
-        "difficulty": difficulty,
-        "seed": args.seed,
-        "expert_return": float(data.attributes["dataset_return"]),
-        "random_return": random_return,
-        "reference_return": args.eval.reference_return or BC_RETURNS[task][difficulty == "vanilla"],
-        "budgets": {},
-    }
+    results = {"script": Path(__file__).name, "task": data.task, "difficulty": data.difficulty, "seed": args.seed}
+    for name in ("dataset_return", "random_return"):  # of the expert, of uniform actions
+        results[name] = round(float(data.attributes[name]), 2) if name in data.attributes else None
+    results["reference_return"] = args.eval.reference_return or BC_RETURNS[data.task][data.difficulty == "vanilla"]
+    results["budgets"] = run.saved["budgets"]
     for number in args.num_labeled_trajectories:
-        trajectories = labeled_trajectories(labeled_data.num_trajectories, number)
-        labeled = labeled_data, labeled_data.transitions(trajectories)
+        if str(number) in results["budgets"]:  # a resumed run has finished it
+            continue
+        labeled = labeled_data, labeled_data.transitions(labeled_data.shuffle[:number])
         lam = train_lam(args, data, labeled, number, run)
         budget = {"probes": probe_held_out(args, lam, data, eval_data)}
-        actor, oracle = train_actor(args, data, lam, number, run)
+        actor = train_actor(args, data, lam, number, run)
         decoder = train_decoder(args, labeled, actor, number, run)
         for split, name in (("train", "seen_videos"), ("val", "unseen_videos")):
             budget[name] = evaluate(args, data, actor, decoder, split, run.folder / f"rollout_{number}_{name}.gif")
             budget[name]["normalized_score"] = budget[name]["return_mean"] / results["reference_return"]
-        if args.eval.oracle:
-            budget["oracle"] = evaluate(args, data, actor, oracle, "train")
+            run.log({"stage": f"eval_{number}", f"eval/return_mean/{name}": budget[name]["return_mean"]})
         results["budgets"][str(number)] = budget
-        write_whole(run.folder / "results.json", json.dumps(results, indent=2).encode())
-        returns = {f"eval/return_mean/{name}": budget[name]["return_mean"] for name in ("seen_videos", "unseen_videos")}
-        run.log({"stage": f"eval_{number}", **returns})
+        write_whole(run.folder / "results.json", lambda file: file.write(json.dumps(results, indent=2).encode()))
+        run.finish(f"eval_{number}")
     print_results(results, run.folder)
 
 
 if __name__ == "__main__":
-    argv = sys.argv[1:]
-    if not argv or argv[0].startswith("--") and not {"-h", "--help"} & set(argv):
-        argv = ["paper", *argv]
-    main(tyro.extras.overridable_config_cli(PRESETS, args=argv, prog="laom_supervised.py", description=__doc__))
+    main(parse_args(sys.argv[1:]))
