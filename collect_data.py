@@ -23,6 +23,7 @@ ones that acted, clipped to their bounds; each trajectory also stores its seed a
 
 import collections
 import concurrent.futures
+import contextlib
 import copy
 import dataclasses
 import json
@@ -118,6 +119,7 @@ class PPOArgs:
     """factor of the rewards, which brings the discounted returns (up to 100) near the scale of the value network"""
 
 
+# differs: the arguments of a collection
 @dataclass
 class Args:
     task: Literal["cheetah-run", "walker-run", "hopper-hop", "humanoid-walk"] = "cheetah-run"
@@ -150,6 +152,7 @@ class Args:
     ppo: PPOArgs = field(default_factory=PPOArgs)
 
 
+# differs: sizes of a collection
 PRESETS = {
     "paper": ("the paper's size (Appendix C): 5,000 + 50 trajectories (default)", Args()),
     "demo": ("a laptop without a GPU: 24 + 8 trajectories, 0.4 GB", Args(num_trajectories=24, num_eval_trajectories=8)),
@@ -416,9 +419,8 @@ class ExpertTraining:
     def steps(self, total: int, per_round: int):
         """Yields the environment step at the start of each round; evaluates between rounds."""
         started = time.time() - self.seconds
-        with tqdm(
-            total=total, initial=self.step, desc=f"{self.args.train_expert} {self.args.task}", unit="step", unit_scale=True
-        ) as bar:
+        title = f"{self.args.train_expert} {self.args.task}"
+        with tqdm(total=total, initial=self.step, desc=title, unit="step", unit_scale=True) as bar:
             while self.step < total:
                 yield self.step
                 before, self.step = self.step, self.step + per_round
@@ -444,24 +446,16 @@ class ExpertTraining:
         step, mean, std = (np.array([point[name] for point in self.curve]) for name in ("step", "mean", "std"))
         axes.plot(step, mean)
         axes.fill_between(step, mean - std, mean + std, alpha=0.3)
-        axes.set(
-            xlabel="environment steps", ylabel="return, 10 greedy episodes", title=f"{self.args.task}, {self.args.train_expert}"
-        )
+        axes.set(xlabel="environment steps", ylabel="return, 10 greedy episodes", title=self.args.task)
         figure.savefig(self.path.with_suffix(".png"), dpi=120)
 
     def export(self) -> dict[str, np.ndarray]:
         """The arrays of the expert file: the linear layers of the mean action, the state statistics and how it was trained."""
         algorithm = self.args.train_expert
         linears = [layer for layer in (self.agent.actor if algorithm == "sac" else self.agent.mean) if isinstance(layer, nn.Linear)]
-        about = {
-            "task": self.args.task,
-            "algorithm": algorithm,
-            "num_layers": len(linears),
-            "steps": self.step,
-            "seconds": round(self.seconds),
-            "seed": self.args.seed,
-            "hyperparameters": dataclasses.asdict(self.args.sac if algorithm == "sac" else self.args.ppo),
-        }
+        about = {"task": self.args.task, "algorithm": algorithm, "num_layers": len(linears), "seed": self.args.seed}
+        about |= {"steps": self.step, "seconds": round(self.seconds)}
+        about["hyperparameters"] = dataclasses.asdict(self.args.sac if algorithm == "sac" else self.args.ppo)
         arrays = {"about": np.array(json.dumps(about))}
         arrays |= {"state_mean": self.statistics.mean.astype(np.float32), "state_std": self.statistics.std.astype(np.float32)}
         for i, linear in enumerate(linears):
@@ -698,17 +692,14 @@ def dead_leaves_video(seed: int, num_frames: int = 60, size: int = SKY_HW) -> np
     angle, spin = rng.uniform(0, 2 * np.pi, n), rng.normal(0, 0.01, n)
     camera = rng.normal(0, 0.006, 2) * np.arange(num_frames)[:, None] + rng.normal(0, 0.0015, (num_frames, 2)).cumsum(0)
 
-    turn, harmonics = (
-        np.linspace(0, 2 * np.pi, 24, endpoint=False),
-        np.arange(2, 6)[:, None],
-    )  # outlines: ellipses bent by harmonics
+    # outlines: ellipses bent by harmonics
+    turn, harmonics = np.linspace(0, 2 * np.pi, 24, endpoint=False), np.arange(2, 6)[:, None]
     waves = rng.normal(0, 0.12, (n, 4, 1)) * np.cos(harmonics * turn + rng.uniform(0, 2 * np.pi, (n, 4, 1)))
     outline = radius[:, None] * (1 + waves.sum(1))
     outline = np.stack([outline * np.cos(turn), outline * np.sin(turn) * rng.uniform(0.35, 1, (n, 1))], -1)  # (n, 24, 2)
 
-    palette = np.stack(
-        [rng.uniform() + rng.normal(0, 0.1, 5), rng.beta(1.5, 3.5, 5), rng.beta(3, 2.5, 5)], -1
-    )  # hue, saturation, value
+    # five colours (hue, saturation, value), each leaf near one of them
+    palette = np.stack([rng.uniform() + rng.normal(0, 0.1, 5), rng.beta(1.5, 3.5, 5), rng.beta(3, 2.5, 5)], -1)
     colors = palette[rng.integers(5, size=n)] + rng.normal(0, [0.02, 0.06, 0.12], (n, 3))
     colors[:, 0] %= 1
     colors = Image.fromarray((np.clip(colors, 0.04, 1) * 255).astype(np.uint8)[None], "HSV").convert("RGB")
@@ -764,7 +755,7 @@ def find_videos(backgrounds: str) -> dict[str, list]:
         sources = {"train": folders[: len(folders) * 2 // 3], "val": folders[len(folders) * 2 // 3 :]}
     if not sources["train"] or not sources["val"]:
         raise SystemExit(
-            f"error: --backgrounds {backgrounds}: needs folders of frames, at least one for training and one for evaluation"
+            f"error: --backgrounds {backgrounds}: no folders of frames, at least one for training and one for evaluation"
         )
     return sources
 
@@ -839,10 +830,16 @@ def start_worker(task: str, difficulty: str, backgrounds: Path, split: str, expe
     worker_expert = load_expert(expert_file)
 
 
-def worker_dims() -> dict[str, int]:
-    """Sizes of the arrays that depend on the task."""
+def measure_task() -> tuple[dict[str, int], float]:
+    """Sizes of the arrays that depend on the task, and the mean return of ten episodes of uniform actions."""
     _, info = worker_env.reset(seed=0)
-    return {"states": len(info["state"]), "actions": worker_env.action_space.shape[0], "physics": len(info["physics"])}
+    dims = {"states": len(info["state"]), "actions": worker_env.action_space.shape[0], "physics": len(info["physics"])}
+    total, rng = 0.0, np.random.default_rng(0)
+    for episode in range(10):
+        worker_env.env.reset(seed=episode)  # without rendering
+        actions = rng.uniform(-1, 1, (EPISODE_LENGTH, dims["actions"]))
+        total += sum(worker_env.env.step(action)[1] for action in actions)
+    return dims, total / 10
 
 
 def record_trajectory(path: Path, offsets: dict[str, int], seed: int) -> float:
@@ -870,19 +867,14 @@ def collect(args: Args, split: str, num_trajectories: int, backgrounds: Path, ex
     path = args.output / f"{args.task}__{args.difficulty}__{split}.hdf5"
     partial, journal = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.jsonl")
     seeds = np.random.SeedSequence([args.seed, ("train", "val").index(split)]).generate_state(num_trajectories).tolist()
-    domain_name, task_name = args.task.split("-")
-    attributes = {
-        "domain_name": domain_name,
-        "task_name": task_name,
-        "difficulty": args.difficulty,
-        "dynamic": args.difficulty != "vanilla",
-        "img_hw": IMG_HW,
-        "split": split,
+    attributes = dict(zip(("domain_name", "task_name"), args.task.split("-")))
+    attributes |= {"difficulty": args.difficulty, "dynamic": args.difficulty != "vanilla", "img_hw": IMG_HW, "split": split}
+    attributes |= {
         "seed": args.seed,
         "num_trajectories": num_trajectories,
         "backgrounds": os.path.relpath(backgrounds, args.output),
-        "expert": json.dumps(load_expert(expert_file).about),
     }
+    attributes |= {"expert": json.dumps(load_expert(expert_file).about)}
     if path.exists():
         with h5py.File(path) as file:
             differing = [name for name, value in attributes.items() if file.attrs.get(name) != value]
@@ -896,22 +888,21 @@ def collect(args: Args, split: str, num_trajectories: int, backgrounds: Path, ex
         header, *lines = journal.read_text().splitlines() or ["{}"]
         if header != json.dumps(attributes):
             raise SystemExit(f"error: {partial} was begun with other settings; remove it with its journal or give another --output")
-        for line in lines:
-            if line.endswith("]"):  # a line that a kill cut short does not count
-                index, value = json.loads(line)
-                returns[index] = value
+        returns = dict(json.loads(line) for line in lines if line.endswith("]"))  # a line that a kill cut short does not count
         print(f"{partial}: {len(returns)} of {num_trajectories} trajectories are there already")
 
     counter = multiprocessing.get_context("spawn").Value("q", len(returns) * EPISODE_LENGTH)
-    total_frames = num_trajectories * EPISODE_LENGTH
-    with (
-        worker_pool(args.num_workers, start_worker, args.task, args.difficulty, backgrounds, split, expert_file, counter) as pool,
-        tqdm(total=total_frames, initial=counter.value, desc=f"{split} file", unit="frame", unit_scale=True) as bar,
-    ):
+    initargs = (args.task, args.difficulty, backgrounds, split, expert_file, counter)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(worker_pool(args.num_workers, start_worker, *initargs))
+        bar = tqdm(
+            total=num_trajectories * EPISODE_LENGTH, initial=counter.value, desc=f"{split} file", unit="frame", unit_scale=True
+        )
+        stack.enter_context(bar)
         if not journal.exists() or not partial.exists():
-            dims = pool.submit(worker_dims).result()
+            dims, random_return = pool.submit(measure_task).result()
             try:
-                create_dataset_file(partial, attributes, seeds, dims)
+                create_dataset_file(partial, attributes | {"random_return": random_return}, seeds, dims)
             except OSError as error:
                 partial.unlink(missing_ok=True)
                 raise SystemExit(f"error: no room for {path} ({num_trajectories * 12.4e-3:.1f} GB): {error}")
@@ -923,6 +914,7 @@ def collect(args: Args, split: str, num_trajectories: int, backgrounds: Path, ex
                 if i not in returns
             }
         futures = {pool.submit(record_trajectory, partial, offsets[i], seeds[i]): i for i in offsets}
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)  # on Ctrl-C or an error: what is running, no more
         while futures:
             done, _ = concurrent.futures.wait(futures, timeout=0.5, return_when=concurrent.futures.FIRST_COMPLETED)
             for future in done:
@@ -961,6 +953,15 @@ def draw_dataset(path: Path):
     print(f"pictures: {path.with_suffix('.png')} {path.with_suffix('.gif')}")
 
 
+# differs: there is no --resume here, the same command continues
+def parse_args(argv: list[str]) -> Args:
+    """The command line: a preset's name first, paper if there is none."""
+    if not argv or (argv[0].startswith("-") and not {"-h", "--help"} & set(argv)):
+        argv = ["paper", *argv]
+    return tyro.extras.overridable_config_cli(PRESETS, args=argv, prog=Path(__file__).name, description=__doc__)
+
+
+# differs: collection instead of training
 def main(args: Args):
     expert_file = args.expert or Path(__file__).parent / "experts" / f"{args.task}.npz"
     if args.verify_expert or args.train_expert:
@@ -975,13 +976,9 @@ def main(args: Args):
     if args.verify_expert:
         print(f"{expert_file}: {expert.about}")
         returns = play_expert(expert, args.task, args.verify_expert, seed=args.seed + 10**6)
-        print(json.dumps({
-            "task": args.task,
-            "episodes": len(returns),
-            "mean": round(returns.mean(), 2),
-            "std": round(returns.std(), 2),
-            "min": round(returns.min(), 2),
-        }))  # fmt: skip
+        result = {"task": args.task, "episodes": len(returns)}
+        result |= {name: round(getattr(returns, name)(), 2) for name in ("mean", "std", "min")}
+        print(json.dumps(result))
         return
     pick_rendering_backend()
     try:
@@ -993,11 +990,9 @@ def main(args: Args):
         raise SystemExit(f"error: {error}")
     except concurrent.futures.process.BrokenProcessPool:
         raise SystemExit("error: a worker process died (out of memory?); the same command continues from the last trajectory")
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; the same command continues from the last trajectory")
 
 
 if __name__ == "__main__":
-    argv = sys.argv[1:]
-    presets = tyro.extras.overridable_config_cli
-    if not argv or argv[0].startswith("--") and not {"-h", "--help"} & set(argv):
-        argv = ["paper", *argv]
-    main(presets(PRESETS, args=argv, prog="collect_data.py", description=__doc__))
+    main(parse_args(sys.argv[1:]))

@@ -290,7 +290,6 @@ def random_homographies(number: int, generator: torch.Generator) -> torch.Tensor
     angle = MAX_ROTATION * uniform(number)
     warps[2, :, 0, 0] = warps[2, :, 1, 1] = angle.cos()
     warps[2, :, 1, 0], warps[2, :, 0, 1] = angle.sin(), -angle.sin()
-
     # perspective: the homography that takes corners moved inwards to the image's own, from eight linear equations
     corners = (IMG_HW - 1) / 2 * torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]).expand(number, 4, 2)
     (x, y), (u, v) = (corners * (1 - DISTORTION * torch.rand(number, 4, 2, generator=generator))).unbind(-1), corners.unbind(-1)
@@ -299,7 +298,6 @@ def random_homographies(number: int, generator: torch.Generator) -> torch.Tensor
     rows_v = torch.stack([zero, zero, zero, x, y, one, -x * v, -y * v], -1)
     solution = torch.linalg.solve(torch.cat([rows_u, rows_v], 1), torch.cat([u, v], 1))  # (number, 8); the ninth entry is 1
     warps[3] = torch.cat([solution, one[:, :1]], 1).view(-1, 3, 3)
-
     choice = AUGMENTATIONS[torch.randint(len(AUGMENTATIONS), (number,), generator=generator)]
     return warps[choice[:, 0], torch.arange(number)] @ warps[choice[:, 1], torch.arange(number)]
 
