@@ -15,10 +15,11 @@ Files written to --output (data/):
     <task>__<difficulty>__train.hdf5, <task>__<difficulty>__val.hdf5    the datasets, format in `create_dataset_file`
     <the same>.png, <the same>.gif                                      what they look like
     backgrounds/<name>/{train,val}/*.npy                                the background videos, which evaluation uses again
+
 A killed collection continues where it stopped when the same command is given again, and ends with the same file.
 
-Where we deviate: experts are trained for as long as it takes (the paper says 1M PPO and 100k SAC steps); stored actions are the
-ones that acted, clipped to their bounds; each trajectory also stores its seed and the MuJoCo state behind every picture.
+Where we deviate: experts train for as long as it takes; stored actions are those that acted, clipped to their bounds; each
+trajectory also stores its seed and the MuJoCo state behind every picture.
 """
 
 import collections
@@ -26,6 +27,7 @@ import concurrent.futures
 import contextlib
 import copy
 import dataclasses
+import fcntl
 import json
 import math
 import multiprocessing
@@ -113,10 +115,6 @@ class PPOArgs:
     """lambda of the generalised advantage estimate"""
     clip_coef: float = 0.2
     """clip of the probability ratio"""
-    max_grad_norm: float = 0.5
-    """clip of the gradient's norm"""
-    reward_scale: float = 0.1
-    """factor of the rewards, which brings the discounted returns (up to 100) near the scale of the value network"""
 
 
 # differs: the arguments of a collection
@@ -135,7 +133,7 @@ class Args:
     num_eval_trajectories: int = 50
     """trajectories in the evaluation file, with videos that the training file does not have (Appendix C)"""
     num_workers: int = os.cpu_count() or 1
-    """processes that simulate and render; one each per core is a good choice"""
+    """processes that simulate and render; one per core is a good choice"""
     seed: int = 0
     """of physics, videos, camera and colours; each trajectory has its own seed derived from it"""
     expert: Path | None = None
@@ -165,11 +163,10 @@ EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
 
 
 class Expert:
-    """A trained policy that plays greedily: a small MLP in numpy, so that the workers that render do not need torch.
+    """A trained policy that plays greedily: a small MLP in numpy.
 
-    __call__: states (..., S) → actions (..., A) float32 in [-1, 1].
-    The file is an .npz below 1 MB: `weight_i`, `bias_i`, `state_mean`, `state_std`, and `about`, a JSON text that says how it was
-    trained. SAC squashes the mean of its Gaussian with tanh and has ReLU units, PPO clips the mean and has tanh units.
+    __call__: states (..., S) → actions (..., A) float32 in [-1, 1]. The file is an .npz below 1 MB: weight_i, bias_i, state_mean,
+    state_std, and `about`, a JSON text that says how it was trained. SAC has ReLU units and a tanh, PPO tanh units and a clip.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray]):
@@ -224,18 +221,15 @@ def play_expert(expert: Expert, task: str, episodes: int, seed: int) -> np.ndarr
 
 def mlp(sizes: list[int], activation: type[nn.Module], layer_norm: bool = False) -> nn.Sequential:
     layers = []
-    for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:])):
-        layers.append(nn.Linear(inputs, outputs))
-        if i < len(sizes) - 2:
-            layers += [nn.LayerNorm(outputs), activation()] if layer_norm else [activation()]
-    return nn.Sequential(*layers)
+    for inputs, outputs in zip(sizes[:-2], sizes[1:-1]):
+        layers += [nn.Linear(inputs, outputs), nn.LayerNorm(outputs) if layer_norm else nn.Identity(), activation()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
 
 class SACExpert(nn.Module):
     """Soft actor-critic (Haarnoja et al., 2018): two critics with layer normalisation, tuned temperature, delayed actor.
 
-    Many environments step together and each round of steps is followed by a few updates: on one core the environment is cheap
-    and the update is not, so the replay ratio is below one.
+    Many environments step together, then a few updates follow: on one core the environment is cheap and the update is not.
     """
 
     def __init__(self, args: SACArgs, state_dim: int, action_dim: int):
@@ -361,13 +355,12 @@ def train_ppo(args: Args, training: "ExpertTraining"):
                 actions = distribution.sample()
                 log_probs, values = distribution.log_prob(actions), agent.value(normalized)[:, 0]
             states, rewards, *_ = envs.step(actions.numpy().clip(-1, 1))
-            rewards = torch.as_tensor(rewards * ppo.reward_scale, dtype=torch.float32)
+            rewards = torch.as_tensor(rewards * 0.1, dtype=torch.float32)  # returns near 10, not 100
             for name, value in zip(
                 ("states", "actions", "log_probs", "values", "rewards"), (normalized, actions, log_probs, values, rewards)
             ):
                 rollout[name].append(value)
         data = {name: torch.stack(values) for name, values in rollout.items()}  # (rollout_length, num_envs, …)
-
         with torch.no_grad():  # generalised advantage estimate; an episode's end is not an end of the task: bootstrap
             next_value, advantage = agent.value(statistics.normalize(states))[:, 0], torch.zeros(ppo.num_envs)
             advantages = torch.zeros_like(data["rewards"])
@@ -389,15 +382,15 @@ def train_ppo(args: Args, training: "ExpertTraining"):
                 value_loss = 0.5 * F.mse_loss(agent.value(batch["states"])[:, 0], batch["returns"])
                 agent.optim.zero_grad()
                 (policy_loss + value_loss).backward()
-                nn.utils.clip_grad_norm_(agent.parameters(), ppo.max_grad_norm)
+                nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
                 agent.optim.step()
 
 
 class ExpertTraining:
     """What the two algorithms share: environments, state statistics, evaluation, learning curve, checkpoint and the best expert.
 
-    The best expert so far is the one with the highest mean minus standard deviation over ten greedy episodes: high and steady.
-    A restart continues from the checkpoint's weights, optimisers and statistics; SAC fills its buffer anew with that policy.
+    The best is the one with the highest mean minus standard deviation over ten greedy episodes: high and steady. A restart
+    continues from the checkpoint; SAC fills its buffer anew with that policy.
     """
 
     def __init__(self, args: Args):
@@ -410,6 +403,7 @@ class ExpertTraining:
         self.step, self.seconds, self.curve, self.best_score = 0, 0.0, [], -math.inf
         self.path = args.expert_output / f"{args.task}.npz"
         self.checkpoint = self.path.with_suffix(".checkpoint.pt")
+        self.made_by = f"{args.train_expert}, seed {args.seed}, {hyper.hidden_dim} units, {hyper.num_envs} environments"
         args.expert_output.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self.load()
@@ -465,7 +459,7 @@ class ExpertTraining:
         return arrays
 
     def save(self):
-        state = {name: getattr(self, name) for name in ("step", "seconds", "curve", "best_score")}
+        state = {name: getattr(self, name) for name in ("step", "seconds", "curve", "best_score", "made_by")}
         state["agent"], state["optims"] = self.agent.state_dict(), [optim.state_dict() for optim in self.agent.optims]
         state["statistics"] = {name: torch.as_tensor(value) for name, value in vars(self.statistics).items()}
         torch.save(state, self.checkpoint.with_suffix(".partial"))
@@ -473,6 +467,8 @@ class ExpertTraining:
 
     def load(self):
         state = torch.load(self.checkpoint, weights_only=True)
+        if state["made_by"] != self.made_by:
+            raise SystemExit(f"error: {self.checkpoint} was made by {state['made_by']}; remove it or give another --expert-output")
         for name in ("step", "seconds", "curve", "best_score"):
             setattr(self, name, state[name])
         self.agent.load_state_dict(state["agent"])
@@ -496,7 +492,7 @@ def load_expert(path: Path) -> Expert:
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------------------------
 
 IMG_HW = 64  # height and width of an observation, pixels
-SKY_HW = 128  # height and width of a background frame: the camera sees about half of it
+SKY_HW = 160  # height and width of a background frame: the camera sees about half of it
 # name: (scale of camera and colour, number of training videos; None means all)
 DIFFICULTIES = dict(vanilla=(0.0, 0), easy=(0.1, 4), medium=(0.2, 8), hard=(0.3, None), scale_easy_video_hard=(0.1, None))
 # MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act when a model is compiled): no
@@ -525,8 +521,7 @@ class DistractingControl(gym.Wrapper):
 
     Observations are uint8 (64, 64, 3); info["state"] is the proprioceptive state, float32 (S,), info["physics"] the MuJoCo state
     behind the picture, float64 (P,). reset(seed=…) seeds physics, colours, camera and background: one seed, the same pixels.
-
-    color_scale, camera_scale: the scale s of DIFFICULTIES, 0 for none. videos: arrays uint8 (frames, 128, 128, 3), none for the
+    color_scale, camera_scale: the scale s of DIFFICULTIES, 0 for none. videos: arrays uint8 (frames, 160, 160, 3), none for the
     task's own sky. A camera position is (radius in metres, elevation above the horizon and azimuth in radians) about the agent's
     centre of mass. The constants are those of Stone et al., 2021.
     """
@@ -569,7 +564,8 @@ class DistractingControl(gym.Wrapper):
 
         if self.videos:  # played to and fro from a random frame in a random direction
             self.video = self.videos[self.background_rng.integers(len(self.videos))]
-            self.video_time = int(self.background_rng.integers(2 * len(self.video)))
+            self.video_period = max(2 * len(self.video) - 2, 1)
+            self.video_time = int(self.background_rng.integers(self.video_period))
         return self.render(), self.make_info(states)
 
     def step(self, action: np.ndarray):
@@ -587,11 +583,11 @@ class DistractingControl(gym.Wrapper):
         self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
         self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
 
-        self.video_time = self.video_time + 1 if self.videos else None
+        self.video_time = (self.video_time + 1) % self.video_period if self.videos else None
         return self.render(), reward, terminated, truncated, self.make_info(states)
 
     def make_info(self, states: dict) -> dict:
-        state = np.concatenate([np.ravel(value) for value in states.values()])
+        state = gym.spaces.flatten(self.env.observation_space, states)  # the order that the experts are trained with
         return {"state": state.astype(np.float32), "physics": self.physics.get_state()}
 
     def render(self) -> np.ndarray:
@@ -600,7 +596,7 @@ class DistractingControl(gym.Wrapper):
 
         if self.videos:
             turn = len(self.video) - 1
-            self.sky_faces[:] = self.video[turn - abs(turn - self.video_time % max(2 * turn, 1))]
+            self.sky_faces[:] = self.video[turn - abs(turn - self.video_time)]
             contexts = self.physics.contexts
             with contexts.gl.make_current() as context:
                 context.call(mujoco.mjr_uploadTexture, self.model.ptr, contexts.mujoco.ptr, self.sky)
@@ -629,12 +625,12 @@ def to_spherical(point: np.ndarray) -> np.ndarray:
 
 def to_cartesian(position: np.ndarray) -> np.ndarray:
     radius, elevation, azimuth = position
-    horizontal = radius * math.cos(elevation)
-    return np.array([horizontal * math.cos(azimuth), horizontal * math.sin(azimuth), radius * math.sin(elevation)])
+    horizontal = math.cos(elevation)
+    return radius * np.array([horizontal * math.cos(azimuth), horizontal * math.sin(azimuth), math.sin(elevation)])
 
 
 def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
-    """Background videos, uint8 (frames, 128, 128, 3), memory-mapped: all of "val", as many of "train" as the difficulty says."""
+    """Background videos, uint8 (frames, 160, 160, 3), memory-mapped: all of "val", as many of "train" as the difficulty says."""
     number = DIFFICULTIES[difficulty][1]
     files = sorted((backgrounds / split).glob("*.npy"))
     if number != 0 and not files:
@@ -678,7 +674,7 @@ DAVIS_VIDEOS = {  # DAVIS 2017's own lists; val is the evaluation set of the Dis
 
 def dead_leaves_video(seed: int, num_frames: int = 60, size: int = SKY_HW) -> np.ndarray:
     """A moving texture with the statistics of natural images: overlapping shapes whose radii follow a power law of exponent -3
-    (Lee, Mumford and Huang, 2001), with a few base colours, 1/f shading, a drifting camera and parallax; some shapes move by
+    (Lee, Mumford and Huang, 2001), with a few base colours, soft shading, a drifting camera and parallax; some shapes move by
     themselves. uint8 (num_frames, size, size, 3).
     """
     rng = np.random.default_rng([seed, 2017])
@@ -706,7 +702,7 @@ def dead_leaves_video(seed: int, num_frames: int = 60, size: int = SKY_HW) -> np
     colors = [tuple(color) for color in np.asarray(colors)[0].tolist()]
 
     fy, fx = np.meshgrid(np.fft.fftfreq(2 * size), np.fft.fftfreq(2 * size), indexing="ij")
-    shading = np.fft.fft2(rng.standard_normal((2 * size, 2 * size))) / np.maximum(np.hypot(fy, fx), 0.5 / size)
+    shading = np.fft.fft2(rng.standard_normal((2 * size, 2 * size))) / np.maximum(np.hypot(fy, fx), 0.5 / size) ** 1.5
     shading = np.fft.ifft2(shading).real
     shading = 1 + 0.2 * (shading - shading.mean()) / shading.std()
 
@@ -727,18 +723,18 @@ def dead_leaves_video(seed: int, num_frames: int = 60, size: int = SKY_HW) -> np
 
 
 def read_frames(folder: Path) -> np.ndarray:
-    """A folder of pictures as a video, resized as the Distracting Control Suite does: uint8 (frames, 128, 128, 3)."""
+    """A folder of pictures as a video, resized as the Distracting Control Suite does: uint8 (frames, 160, 160, 3)."""
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp"))
     if not files:
         raise SystemExit(f"error: no pictures (jpg, png, bmp, webp) in {folder}")
-    return np.stack([np.asarray(Image.open(file).convert("RGB").resize((SKY_HW, SKY_HW), Image.LANCZOS)) for file in files])
+    return np.stack([np.asarray(Image.open(file).convert("RGB").resize((SKY_HW, SKY_HW), Image.BILINEAR)) for file in files])
 
 
 def find_videos(backgrounds: str) -> dict[str, list]:
     """What to make the videos of each split from: seeds for procedural ones, else folders of frames."""
     if backgrounds == "procedural":
         return {"train": list(range(60)), "val": list(range(60, 90))}  # as many as DAVIS 2017 has
-    root = Path(backgrounds)
+    root = Path(backgrounds).resolve()
     if not root.is_dir():
         raise SystemExit(f"error: --backgrounds {backgrounds}: no such folder")
     davis = root / "JPEGImages" / "480p"
@@ -748,11 +744,8 @@ def find_videos(backgrounds: str) -> dict[str, list]:
         if missing:
             raise SystemExit(f"error: --backgrounds {backgrounds}: {len(missing)} DAVIS videos are missing: {', '.join(missing)}")
         return sources
-    if (root / "train").is_dir() and (root / "val").is_dir():
-        sources = {split: sorted(path for path in (root / split).iterdir() if path.is_dir()) for split in ("train", "val")}
-    else:  # two thirds for training, as in DAVIS
-        folders = sorted(path for path in root.iterdir() if path.is_dir())
-        sources = {"train": folders[: len(folders) * 2 // 3], "val": folders[len(folders) * 2 // 3 :]}
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    sources = {"train": folders[: len(folders) * 2 // 3], "val": folders[len(folders) * 2 // 3 :]}  # two thirds, as in DAVIS
     if not sources["train"] or not sources["val"]:
         raise SystemExit(
             f"error: --backgrounds {backgrounds}: no folders of frames, at least one for training and one for evaluation"
@@ -769,8 +762,9 @@ def prepare_backgrounds(backgrounds: str, output: Path, num_workers: int) -> Pat
     sources = find_videos(backgrounds)
     name = backgrounds if backgrounds == "procedural" else Path(backgrounds).resolve().name
     folder = output / "backgrounds" / name
+    made_from = json.dumps({split: [str(source) for source in items] for split, items in sources.items()}, indent=1)
     if folder.is_dir():
-        if {split: len(list((folder / split).glob("*.npy"))) for split in sources} != {s: len(v) for s, v in sources.items()}:
+        if (folder / "sources.json").read_text() != made_from:
             raise SystemExit(f"error: {folder} was made from other videos; remove it or give another --output")
         return folder
     partial = folder.with_name(name + ".partial")
@@ -781,6 +775,7 @@ def prepare_backgrounds(backgrounds: str, output: Path, num_workers: int) -> Pat
             (partial / split).mkdir(parents=True, exist_ok=True)
             np.save(partial / split / f"{i:03d}.npy", video)
             bar.update()
+    (partial / "sources.json").write_text(made_from)
     partial.rename(folder)
     return folder
 
@@ -788,10 +783,9 @@ def prepare_backgrounds(backgrounds: str, output: Path, num_workers: int) -> Pat
 # ---- Collection --------------------------------------------------------------------------------------------------------------
 
 
-def worker_pool(num_workers: int, initializer=None, *initargs) -> concurrent.futures.ProcessPoolExecutor:
-    """Fresh processes, not forks: rendering and torch never share one."""
-    context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(num_workers, context, initializer=initializer, initargs=initargs)
+def worker_pool(num_workers: int, *settings) -> concurrent.futures.ProcessPoolExecutor:
+    """Fresh processes, not forks: those that render share nothing with the main process."""
+    return concurrent.futures.ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), start_worker, settings)
 
 
 def create_dataset_file(path: Path, attributes: dict, seeds: list[int], dims: dict[str, int]):
@@ -821,13 +815,14 @@ def create_dataset_file(path: Path, attributes: dict, seeds: list[int], dims: di
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def start_worker(task: str, difficulty: str, backgrounds: Path, split: str, expert_file: Path, counter):
+def start_worker(task=None, difficulty=None, backgrounds=None, split=None, expert_file=None, counter=None):
     """Runs once in each worker: its environment, its expert and the frame counter that it shares with the progress bar."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
     global worker_env, worker_expert, worker_counter
-    worker_env, worker_counter = make_env(task, difficulty, backgrounds, split), counter
-    worker_expert = load_expert(expert_file)
+    if task:
+        worker_env, worker_counter = make_env(task, difficulty, backgrounds, split), counter
+        worker_expert = load_expert(expert_file)
 
 
 def measure_task() -> tuple[dict[str, int], float]:
@@ -863,7 +858,7 @@ def record_trajectory(path: Path, offsets: dict[str, int], seed: int) -> float:
 
 
 def collect(args: Args, split: str, num_trajectories: int, backgrounds: Path, expert_file: Path) -> Path:
-    """Collects one file. The journal <file>.partial.json names the trajectories that are whole in <file>.partial."""
+    """Collects one file. The journal <file>.partial.jsonl names the trajectories that are whole in <file>.partial."""
     path = args.output / f"{args.task}__{args.difficulty}__{split}.hdf5"
     partial, journal = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.jsonl")
     seeds = np.random.SeedSequence([args.seed, ("train", "val").index(split)]).generate_state(num_trajectories).tolist()
@@ -889,12 +884,14 @@ def collect(args: Args, split: str, num_trajectories: int, backgrounds: Path, ex
         if header != json.dumps(attributes):
             raise SystemExit(f"error: {partial} was begun with other settings; remove it with its journal or give another --output")
         returns = dict(json.loads(line) for line in lines if line.endswith("]"))  # a line that a kill cut short does not count
+        journal.with_suffix(".tmp").write_text("\n".join([header, *map(json.dumps, returns.items()), ""]))
+        journal.with_suffix(".tmp").rename(journal)
         print(f"{partial}: {len(returns)} of {num_trajectories} trajectories are there already")
 
     counter = multiprocessing.get_context("spawn").Value("q", len(returns) * EPISODE_LENGTH)
-    initargs = (args.task, args.difficulty, backgrounds, split, expert_file, counter)
+    settings = (args.task, args.difficulty, backgrounds, split, expert_file, counter)
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(worker_pool(args.num_workers, start_worker, *initargs))
+        pool = stack.enter_context(worker_pool(args.num_workers, *settings))
         bar = tqdm(
             total=num_trajectories * EPISODE_LENGTH, initial=counter.value, desc=f"{split} file", unit="frame", unit_scale=True
         )
@@ -941,7 +938,7 @@ def draw_dataset(path: Path):
     """A contact sheet (rows: trajectories, columns: time) and a short film of the first trajectories, beside the file."""
     with h5py.File(path) as file:
         names = sorted((name for name in file if name.isdigit()), key=int)[:8]
-        film = np.stack([file[name]["obs"][:160:2] for name in names])  # (N, 80, 64, 64, 3): every second frame of 1.6 seconds
+        film = np.stack([file[name]["obs"][:160:2] for name in names])  # (N, 80, 64, 64, 3): every second frame of the first 160
         times = np.linspace(0, EPISODE_LENGTH - 1, 12).astype(int)
         sheet = np.stack([file[name]["obs"][times] for name in names])  # (N, 12, 64, 64, 3)
     sheet = sheet.transpose(0, 2, 1, 3, 4).reshape(len(names) * IMG_HW, -1, 3)
@@ -956,7 +953,7 @@ def draw_dataset(path: Path):
 # differs: there is no --resume here, the same command continues
 def parse_args(argv: list[str]) -> Args:
     """The command line: a preset's name first, paper if there is none."""
-    if not argv or (argv[0].startswith("-") and not {"-h", "--help"} & set(argv)):
+    if not argv or argv[0].startswith("-"):
         argv = ["paper", *argv]
     return tyro.extras.overridable_config_cli(PRESETS, args=argv, prog=Path(__file__).name, description=__doc__)
 
@@ -983,16 +980,21 @@ def main(args: Args):
     pick_rendering_backend()
     try:
         args.output.mkdir(parents=True, exist_ok=True)
+        lock = open(args.output / ".lock", "w")  # noqa: SIM115 held as long as the process
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SystemExit(f"error: another process collects in {args.output}; give another --output")
         backgrounds = prepare_backgrounds(args.backgrounds, args.output, args.num_workers)
         for split, number in (("train", args.num_trajectories), ("val", args.num_eval_trajectories)):
-            draw_dataset(collect(args, split, number, backgrounds, expert_file))
-    except OSError as error:  # a full disk, a folder without permission
-        raise SystemExit(f"error: {error}")
+            if number > 0:
+                draw_dataset(collect(args, split, number, backgrounds, expert_file))
     except concurrent.futures.process.BrokenProcessPool:
         raise SystemExit("error: a worker process died (out of memory?); the same command continues from the last trajectory")
-    except KeyboardInterrupt:
-        raise SystemExit("stopped; the same command continues from the last trajectory")
 
 
 if __name__ == "__main__":
-    main(parse_args(sys.argv[1:]))
+    try:
+        main(parse_args(sys.argv[1:]))
+    except (KeyboardInterrupt, OSError) as error:  # a full disk, a folder without permission
+        raise SystemExit(f"error: {str(error) or 'interrupted'}")

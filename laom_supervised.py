@@ -12,16 +12,14 @@ A policy then imitates the latent actions on all videos, and a small decoder tur
     evaluation               environment      →  results.json      25 episodes on seen and on unseen background videos
 
     python laom_supervised.py demo                                   # minutes on a laptop, on the data of `collect_data.py demo`
-    python laom_supervised.py --data data/walker-run__scale_easy_video_hard__train.hdf5       # the paper's setting (Appendix F)
-    python laom_supervised.py --num-labeled-trajectories 2 8 32      # one LAM, actor and decoder per budget, as in Figure 8
+    python laom_supervised.py --num-labeled-trajectories 2 8 128     # the paper's setting (Appendix F) with three label budgets
     python laom_supervised.py --resume runs/<run>                    # continues a killed run where its last checkpoint is
 
 Everything is written to runs/<task>__laom_supervised__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is
 one gradient update), results.json, the weights, checkpoint.pt, pictures and films.
 
-Where we deviate from the paper or its code: augmentation draws one homography per image, not one per sub-batch; the decoder's
-inputs are computed once, not at each update; labelled windows stay inside their trajectory; evaluation has its own seeds, seeded
-distractors, and unseen videos beside the seen ones.
+Where we deviate: one homography per augmented image, not one per sub-batch; the decoder's inputs are computed once; labelled
+windows stay inside their trajectory; evaluation has its own seeds, seeded distractors, and unseen videos beside the seen ones.
 """
 
 import copy
@@ -178,7 +176,7 @@ class Args:
     @property
     def dtype(self) -> torch.dtype:
         on_gpu = torch.device(self.device).type == "cuda"
-        fast = torch.cuda.is_bf16_supported() if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return torch.bfloat16 if self.precision == "bf16" or self.precision == "auto" and fast else torch.float32
 
     def autocast(self) -> torch.autocast:
@@ -190,10 +188,10 @@ PRESETS = {
     "demo": ("the whole pipeline on a laptop without a GPU, minutes", Args(
         num_labeled_trajectories=(8,),
         lam=LAMArgs(
-            num_epochs=10, batch_size=256, labeled_batch_size=64, labeled_loss_coef=0.1, learning_rate=1e-3, warmup_epochs=0.5,
+            num_epochs=7, batch_size=256, labeled_batch_size=64, labeled_loss_coef=0.1, learning_rate=1e-3, warmup_epochs=0.5,
             latent_action_dim=256, encoder_scale=1, encoder_num_res_blocks=1, act_head_dim=256, obs_head_dim=256, use_aug=False,
         ),
-        bc=BCArgs(num_epochs=3, batch_size=256, learning_rate=1e-3, encoder_scale=2, encoder_num_res_blocks=1),
+        bc=BCArgs(num_epochs=8, batch_size=256, learning_rate=4e-3, warmup_epochs=0.5, encoder_scale=1, encoder_num_res_blocks=1),
         decoder=DecoderArgs(num_updates=1000),
     )),
 }  # fmt: skip
@@ -202,6 +200,7 @@ PRESETS = {
 
 IMG_HW = 64  # height and width of an observation, pixels
 FRAME_BYTES = IMG_HW * IMG_HW * 3
+OBS, NEXT_OBS = slice(None, -1), slice(1, None)  # of a stack with one extra frame
 
 
 class Dataset:
@@ -260,8 +259,8 @@ class Dataset:
         """The frames from index - frame_stack + 1 (at the start: the first again) to index + extra: uint8 (B, T, 64, 64, 3)."""
         rows = index[:, None] + torch.arange(1 - frame_stack, 1 + extra)
         rows = torch.maximum(rows, self.first[index][:, None])
-        frames = self.frames.index_select(0, self.byte_offset[rows].flatten())
-        return frames.view(*rows.shape, IMG_HW, IMG_HW, 3).to(self.device, non_blocking=True)
+        frames = self.frames.index_select(0, self.byte_offset[rows].flatten()).view(*rows.shape, IMG_HW, IMG_HW, 3)
+        return frames.pin_memory().to(self.device, non_blocking=True) if self.device.startswith("cuda") else frames
 
     def future(self, index: torch.Tensor, max_offset: int, generator: torch.Generator) -> torch.Tensor:
         """index + k with k uniform in 1..max_offset, or in as much of it as the trajectory has left: int64 (B,)."""
@@ -426,8 +425,8 @@ class ActionDecoder(nn.Sequential):
 class Run:
     """The run's folder: arguments, script, metrics.jsonl, weights of finished stages, and the checkpoint.
 
-    Batches, offsets and augmentation depend only on the seed and the step, so a checkpoint needs no random state: weights,
-    optimiser states, the step and the length of metrics.jsonl continue a run where an unbroken one would be.
+    Batches, offsets and augmentation depend only on seed and step, so a checkpoint needs no random state: weights, optimiser
+    states, the step and the length of metrics.jsonl continue a run where an unbroken one would be.
     """
 
     def __init__(self, args: Args, task: str):
@@ -442,7 +441,7 @@ class Run:
         self.saved = {"stage": None, "finished": [], "budgets": {}, "metrics_size": 0}
         if (self.folder / "checkpoint.pt").exists():
             self.saved = torch.load(self.folder / "checkpoint.pt", map_location=args.device, weights_only=True)
-        else:
+        elif not args.resume:
             text = json.dumps({"argv": sys.argv[1:], **dataclasses.asdict(args)}, default=str, indent=2)
             write_whole(self.folder / "args.json", lambda file: file.write(text.encode()))
             shutil.copy(__file__, self.folder)
@@ -450,7 +449,7 @@ class Run:
         if args.track:
             import wandb  # not above: it takes a second
 
-            self.wandb = wandb.init(project="latent-actions", name=self.folder.name, config=dataclasses.asdict(args))
+            self.wandb = wandb.init(project="latent-actions", id=self.folder.name, resume="allow", config=dataclasses.asdict(args))
 
     def log(self, record: dict):
         self.metrics.write(json.dumps(record).encode() + b"\n")
@@ -465,10 +464,9 @@ class Run:
         """
         first = self.saved["step"] if self.saved["stage"] == stage else 0
         for name in parts if first else ():
-            parts[name].load_state_dict(self.saved["parts"][name])
-        kind, values = stage.split("_")[0], {}
+            parts[name].load_state_dict(self.saved["parts"].pop(name))
+        kind, values, stop = stage.split("_")[0], {}, []
         saved_at, logged_at, logged_step = time.time(), time.time(), first
-        stop = []
         handlers = {number: signal.signal(number, lambda *_: stop.append(True)) for number in (signal.SIGTERM, signal.SIGINT)}
         bar = tqdm(total=total, initial=first, desc=stage, unit="update")
         for step in range(first, total):
@@ -501,8 +499,7 @@ class Run:
     def finish(self, stage: str, **modules: nn.Module):
         """Keeps a finished stage's weights as <name>_<budget>.pt."""
         for name, module in modules.items():
-            path = self.folder / f"{name}_{stage.split('_')[1]}.pt"
-            write_whole(path, lambda file: torch.save(module.state_dict(), file))
+            write_whole(self.folder / f"{name}_{stage.split('_')[1]}.pt", lambda file: torch.save(module.state_dict(), file))
         self.saved["finished"].append(stage)
         self.save_checkpoint(stage=None)
 
@@ -535,7 +532,7 @@ def batch_at(index: torch.Tensor, batch_size: int, seed: int, step: int) -> torc
 
 
 def learning_rate(peak: float, step: int, warmup: int, total: int, schedule: str) -> float:
-    """Linear from zero over the warm-up, then cosine or linear to zero at the last step (Appendix D)."""
+    """Linear from zero over the warm-up, then cosine or linear to zero at the end (Appendix D)."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(total - warmup, 1)
@@ -586,23 +583,23 @@ def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], 
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         batch = batch_at(index, cfg.batch_size, args.seed, step)
         labeled_batch = labeled_index[torch.randint(len(labeled_index), (num_labeled,), generator=generator)]
-        stack = data.observations(batch, args.frame_stack, extra=1)  # obs: all but the last frame, next_obs: all but the first
+        stack = data.observations(batch, args.frame_stack, extra=1)
         future = data.observations(data.future(batch, offset, generator), args.frame_stack)
         labeled_obs = labeled_data.observations(labeled_batch, args.frame_stack)
         labeled_future = labeled_data.observations(labeled_data.future(labeled_batch, offset, generator), args.frame_stack)
-        images = [torch.cat([stack[:, :-1], labeled_obs]), stack[:, 1:], torch.cat([future, labeled_future])]
+        images = [torch.cat([stack[:, OBS], labeled_obs]), stack[:, NEXT_OBS], torch.cat([future, labeled_future])]
         images = [to_input(frames, torch.float32 if cfg.use_aug else dtype) for frames in images]
         if cfg.use_aug:  # each of obs, next_obs and future_obs on its own
             images = [augment(image, random_homographies(len(image), generator)).to(dtype) for image in images]
 
-        optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
+        optim.param_groups[0]["lr"] = lr = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
         loss, terms, probe_losses = losses(*images, labeled_data.actions[labeled_batch], data.actions[batch], data.states[batch])
         optim.zero_grad(set_to_none=True)
         (loss + sum(probe_losses.values())).backward()
         optim.step()
         if (step + 1) % cfg.target_update_every == 0:
             torch._foreach_lerp_(list(target.parameters()), list(lam.encoder.parameters()), cfg.target_tau)
-        values.update({"loss": loss.detach(), **terms, **probe_losses, "learning_rate": optim.param_groups[0]["lr"]})
+        values |= {name: x.detach() for name, x in {"loss": loss, **terms, **probe_losses}.items()} | {"learning_rate": lr}
     run.finish(f"lam_{number}", lam=lam)
     return lam
 
@@ -633,12 +630,12 @@ def train_actor(args: Args, data: Dataset, lam: LAM, number: int, run: Run) -> A
         batch = batch_at(index, cfg.batch_size, args.seed, step)
         stack = data.observations(batch, args.frame_stack, extra=1)
 
-        optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
-        loss, oracle_loss = losses(to_input(stack[:, :-1], dtype), to_input(stack[:, 1:], dtype), data.actions[batch])
+        optim.param_groups[0]["lr"] = lr = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
+        loss, oracle_loss = losses(to_input(stack[:, OBS], dtype), to_input(stack[:, NEXT_OBS], dtype), data.actions[batch])
         optim.zero_grad(set_to_none=True)
         (loss + oracle_loss).backward()
         optim.step()
-        values.update(loss=loss.detach(), oracle_action_mse=oracle_loss.detach(), learning_rate=optim.param_groups[0]["lr"])
+        values.update(loss=loss.detach(), oracle_action_mse=oracle_loss.detach(), learning_rate=lr)
     run.finish(f"bc_{number}", actor=actor)
     return actor
 
@@ -651,29 +648,28 @@ def train_decoder(args: Args, labeled: tuple[Dataset, torch.Tensor], actor: Acto
     if run.load_finished(f"decoder_{number}", decoder=decoder):
         return decoder
     optim = torch.optim.Adam(decoder.parameters(), lr=cfg.learning_rate, fused=True)
-    latents, actions = infer_all(args, actor, labeled_data, index, next_obs=False), labeled_data.actions[index]
+    latents, actions = infer_all(args, actor, labeled_data, index, OBS), labeled_data.actions[index]
     for step, values in run.updates(f"decoder_{number}", cfg.num_updates, cfg.batch_size, decoder=decoder, optim=optim):
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         rows = torch.randint(len(index), (cfg.batch_size,), generator=generator).to(args.device)
 
-        optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, 0, cfg.num_updates, args.lr_schedule)
+        optim.param_groups[0]["lr"] = lr = learning_rate(cfg.learning_rate, step, 0, cfg.num_updates, args.lr_schedule)
         loss = F.mse_loss(decoder(latents[rows]), actions[rows])
         optim.zero_grad(set_to_none=True)
         loss.backward()
         optim.step()
-        values.update(loss=loss.detach(), learning_rate=optim.param_groups[0]["lr"])
+        values.update(loss=loss.detach(), learning_rate=lr)
     run.finish(f"decoder_{number}", decoder=decoder)
     return decoder
 
 
-def infer_all(args: Args, network: nn.Module, data: Dataset, index: torch.Tensor, next_obs: bool) -> torch.Tensor:
-    """The network's output for every index, from obs or from (obs, next_obs): float32 (len(index), …), without gradient."""
+def infer_all(args: Args, network: nn.Module, data: Dataset, index: torch.Tensor, *views: slice) -> torch.Tensor:
+    """The network's output for every index, without gradient: float32 (len(index), …). views: OBS, or OBS and NEXT_OBS."""
     outputs = []
     with torch.no_grad(), args.autocast():
         for chunk in index.split(512):
             stack = data.observations(chunk, args.frame_stack, extra=1)
-            inputs = [stack[:, :-1], stack[:, 1:]] if next_obs else [stack[:, :-1]]
-            outputs.append(network(*(to_input(frames, args.dtype) for frames in inputs)).float())
+            outputs.append(network(*(to_input(stack[:, view], args.dtype) for view in views)).float())
     return torch.cat(outputs)
 
 
@@ -681,7 +677,7 @@ def probe_held_out(args: Args, lam: LAM, data: Dataset, eval_data: Dataset) -> d
     """Ridge regression z → action, fitted on four fifths of the training trajectories, judged on the rest and on unseen videos.
 
     Gives MSE and MSE / Var(a) (1 is what the mean action reaches), and the same for the LAM's own action head, which saw only the
-    labelled trajectories (Figure 9a). Each part has at most 50,000 transitions.
+    labelled trajectories (Figure 9a; above four fifths of them, some judge too). Each part has at most 50,000 transitions.
     """
     order = data.shuffle[::-1].copy()  # so that the labelled trajectories fit and do not judge
     held_out, fit = np.split(order, [max(1, len(order) // 5)])
@@ -690,7 +686,7 @@ def probe_held_out(args: Args, lam: LAM, data: Dataset, eval_data: Dataset) -> d
     for name, (source, trajectories) in sets.items():
         index = source.transitions(trajectories)
         index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:50_000]]
-        z[name], actions[name] = infer_all(args, lam, source, index, next_obs=True), source.actions[index]
+        z[name], actions[name] = infer_all(args, lam, source, index, OBS, NEXT_OBS), source.actions[index]
     z_mean, action_mean = z["fit"].mean(0), actions["fit"].mean(0)
     centered = (z["fit"] - z_mean).double()
     gram, moment = centered.T @ centered, centered.T @ (actions["fit"] - action_mean).double()
@@ -707,7 +703,7 @@ def probe_held_out(args: Args, lam: LAM, data: Dataset, eval_data: Dataset) -> d
 
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------------------------
 
-SKY_HW = 128  # height and width of a background frame: the camera sees about half of it
+SKY_HW = 160  # height and width of a background frame: the camera sees about half of it
 # name: (scale of camera and colour, number of training videos; None means all)
 DIFFICULTIES = dict(vanilla=(0.0, 0), easy=(0.1, 4), medium=(0.2, 8), hard=(0.3, None), scale_easy_video_hard=(0.1, None))
 # MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act when a model is compiled): no
@@ -736,8 +732,7 @@ class DistractingControl(gym.Wrapper):
 
     Observations are uint8 (64, 64, 3); info["state"] is the proprioceptive state, float32 (S,), info["physics"] the MuJoCo state
     behind the picture, float64 (P,). reset(seed=…) seeds physics, colours, camera and background: one seed, the same pixels.
-
-    color_scale, camera_scale: the scale s of DIFFICULTIES, 0 for none. videos: arrays uint8 (frames, 128, 128, 3), none for the
+    color_scale, camera_scale: the scale s of DIFFICULTIES, 0 for none. videos: arrays uint8 (frames, 160, 160, 3), none for the
     task's own sky. A camera position is (radius in metres, elevation above the horizon and azimuth in radians) about the agent's
     centre of mass. The constants are those of Stone et al., 2021.
     """
@@ -780,7 +775,8 @@ class DistractingControl(gym.Wrapper):
 
         if self.videos:  # played to and fro from a random frame in a random direction
             self.video = self.videos[self.background_rng.integers(len(self.videos))]
-            self.video_time = int(self.background_rng.integers(2 * len(self.video)))
+            self.video_period = max(2 * len(self.video) - 2, 1)
+            self.video_time = int(self.background_rng.integers(self.video_period))
         return self.render(), self.make_info(states)
 
     def step(self, action: np.ndarray):
@@ -798,11 +794,11 @@ class DistractingControl(gym.Wrapper):
         self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
         self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
 
-        self.video_time = self.video_time + 1 if self.videos else None
+        self.video_time = (self.video_time + 1) % self.video_period if self.videos else None
         return self.render(), reward, terminated, truncated, self.make_info(states)
 
     def make_info(self, states: dict) -> dict:
-        state = np.concatenate([np.ravel(value) for value in states.values()])
+        state = gym.spaces.flatten(self.env.observation_space, states)  # the order that the experts are trained with
         return {"state": state.astype(np.float32), "physics": self.physics.get_state()}
 
     def render(self) -> np.ndarray:
@@ -811,7 +807,7 @@ class DistractingControl(gym.Wrapper):
 
         if self.videos:
             turn = len(self.video) - 1
-            self.sky_faces[:] = self.video[turn - abs(turn - self.video_time % max(2 * turn, 1))]
+            self.sky_faces[:] = self.video[turn - abs(turn - self.video_time)]
             contexts = self.physics.contexts
             with contexts.gl.make_current() as context:
                 context.call(mujoco.mjr_uploadTexture, self.model.ptr, contexts.mujoco.ptr, self.sky)
@@ -840,12 +836,12 @@ def to_spherical(point: np.ndarray) -> np.ndarray:
 
 def to_cartesian(position: np.ndarray) -> np.ndarray:
     radius, elevation, azimuth = position
-    horizontal = radius * math.cos(elevation)
-    return np.array([horizontal * math.cos(azimuth), horizontal * math.sin(azimuth), radius * math.sin(elevation)])
+    horizontal = math.cos(elevation)
+    return radius * np.array([horizontal * math.cos(azimuth), horizontal * math.sin(azimuth), math.sin(elevation)])
 
 
 def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
-    """Background videos, uint8 (frames, 128, 128, 3), memory-mapped: all of "val", as many of "train" as the difficulty says."""
+    """Background videos, uint8 (frames, 160, 160, 3), memory-mapped: all of "val", as many of "train" as the difficulty says."""
     number = DIFFICULTIES[difficulty][1]
     files = sorted((backgrounds / split).glob("*.npy"))
     if number != 0 and not files:
@@ -891,12 +887,11 @@ def play_episodes(pipe, task: str, difficulty: str, backgrounds: Path, split: st
 
 def evaluate(args: Args, data: Dataset, actor: Actor, decoder: ActionDecoder, split: str, film: Path | None = None) -> dict:
     """Greedy episodes with one split's videos, all at once: one forward pass per step, environments in worker processes; a film."""
-    cfg = args.eval
-    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(cfg.num_episodes).tolist()  # not those of the data
+    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes).tolist()  # not those of the data
     context, pipes = multiprocessing.get_context("spawn"), []
-    for part in np.array_split(seeds, min(cfg.num_workers, len(seeds))):
+    for part in np.array_split(seeds, min(args.eval.num_workers, len(seeds))):
         pipe, worker_pipe = context.Pipe()
-        settings = (data.task, data.difficulty, cfg.backgrounds, split, args.frame_stack, part.tolist())
+        settings = (data.task, data.difficulty, args.eval.backgrounds, split, args.frame_stack, part.tolist())
         context.Process(target=play_episodes, args=(worker_pipe, *settings), daemon=True).start()
         worker_pipe.close()
         pipes.append(pipe)
@@ -922,30 +917,32 @@ def evaluate(args: Args, data: Dataset, actor: Actor, decoder: ActionDecoder, sp
     return {"return_mean": float(returns.mean()), "return_std": float(returns.std()), "returns": returns.tolist()}
 
 
-# ---- Main --------------------------------------------------------------------------------------------------------------------
-
-
 def parse_args(argv: list[str]) -> Args:
     """The command line: a preset's name first, paper if there is none; --resume brings the run's own command line back."""
-    if not argv or (argv[0].startswith("-") and not {"-h", "--help"} & set(argv)):
+    if not argv or argv[0].startswith("-"):
         argv = ["paper", *argv]
     args = tyro.extras.overridable_config_cli(PRESETS, args=argv, prog=Path(__file__).name, description=__doc__)
-    if args.resume:
-        if not (args.resume / "args.json").exists():
-            raise SystemExit(f"error: --resume {args.resume}: no args.json of a run in it")
-        argv = json.loads((args.resume / "args.json").read_text())["argv"]
-        return dataclasses.replace(parse_args(argv), resume=args.resume)
-    return args
+    if not args.resume:
+        return args
+    if len(argv) > 3 or not (args.resume / "args.json").exists():
+        raise SystemExit(f"error: --resume {args.resume}: takes no other arguments, and a run's folder with args.json in it")
+    return dataclasses.replace(parse_args(json.loads((args.resume / "args.json").read_text())["argv"]), resume=args.resume)
 
 
-def check_args(args: Args, data: Dataset, labeled_data: Dataset):
+def check_args(args: Args, data: Dataset, eval_data: Dataset, labeled_data: Dataset):
     """Refuses what would fail only after hours; fills in the folder of background videos."""
-    number, batch_size = max(args.num_labeled_trajectories), max(args.lam.batch_size, args.bc.batch_size)
-    if number > labeled_data.num_trajectories:
-        have = f"{labeled_data.path} has {labeled_data.num_trajectories} trajectories"
-        raise SystemExit(f"error: --num-labeled-trajectories {number}: {have}")
+    budgets, batch_size = args.num_labeled_trajectories, max(args.lam.batch_size, args.bc.batch_size)
+    if min(*budgets, args.eval.num_episodes, args.eval.num_workers) < 1 or args.seed < 0:
+        raise SystemExit("error: label budgets, --eval.num-episodes and --eval.num-workers start at 1, --seed at 0")
+    if max(budgets) > (n := labeled_data.num_trajectories):
+        raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: {labeled_data.path} has {n} trajectories")
     if len(data.transitions()) < batch_size or data.num_trajectories < 2:
         raise SystemExit(f"error: {data.path} does not fill a batch of {batch_size} or has a single trajectory: collect more")
+    for other in (eval_data, labeled_data):
+        if other.task != data.task or other.states.shape[1] != data.states.shape[1]:
+            raise SystemExit(f"error: {other.path} is of {other.task}, {data.path} of {data.task}")
+    if eval_data.path == data.path:
+        raise SystemExit(f"error: {data.path} has no evaluation file beside it by its name; give --eval-data")
     if args.eval.backgrounds is None and "backgrounds" not in data.attributes:
         raise SystemExit(f"error: {data.path} does not say which videos it was made with; give --eval.backgrounds FOLDER")
     args.eval.backgrounds = args.eval.backgrounds or data.path.parent / data.attributes["backgrounds"]
@@ -954,8 +951,8 @@ def check_args(args: Args, data: Dataset, labeled_data: Dataset):
 
 
 def print_results(results: dict, folder: Path):
-    print(f"\n{results['task']}, {results['difficulty']}: return of the expert {results['dataset_return']},", end=" ")
-    print(f"of random actions {results['random_return']}, reference for the score {results['reference_return']}")
+    returns = [results[name] for name in ("dataset_return", "random_return", "reference_return")]
+    print("\n{task}, {difficulty}; returns: expert {}, random actions {}, score 1 {}".format(*returns, **results))
     print("labelled  videos           MSE / Var(a): probe   head      return  ± std   score")
     for number, budget in results["budgets"].items():
         for videos in ("seen_videos", "unseen_videos"):
@@ -969,7 +966,7 @@ def main(args: Args):
     data = Dataset(args.data, args.device)
     eval_data = Dataset(args.eval_data or args.data.with_name(args.data.name.replace("train", "val")), args.device)
     labeled_data = Dataset(args.labeled_data, args.device) if args.labeled_data else data
-    check_args(args, data, labeled_data)  # before the training, not after it
+    check_args(args, data, eval_data, labeled_data)  # before the training, not after it
     pick_rendering_backend()
     run = Run(args, data.task)
     print(f"run folder: {run.folder}")
@@ -997,4 +994,7 @@ def main(args: Args):
 
 
 if __name__ == "__main__":
-    main(parse_args(sys.argv[1:]))
+    try:
+        main(parse_args(sys.argv[1:]))
+    except (KeyboardInterrupt, OSError) as error:  # a full disk, a folder without permission
+        raise SystemExit(f"error: {str(error) or 'interrupted'}")

@@ -1,5 +1,6 @@
 """Small real data, collected once by the shipped script: the cheetah expert in MuJoCo before five short procedural videos."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401 before a test renders: the other way round, Mesa's llvmpipe and triton's LLVM crash the process
 
 import collect_data  # noqa: E402
 

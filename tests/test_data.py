@@ -1,5 +1,6 @@
 """Collection and datasets: format, alignment, restarts, labelled subsets, and what bad files say."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -131,6 +132,19 @@ def test_other_settings_do_not_overwrite(data_folder, collect_command):
     assert {path: path.stat().st_mtime for path in data_folder.glob("*.hdf5")} == before
 
 
+def test_second_process_on_one_folder(data_folder, collect_command):
+    with open(data_folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = run(*collect_command, "--output", data_folder)
+    assert result.returncode != 0 and result.stderr.strip().startswith("error: another process collects in")
+
+
+def test_other_videos_of_the_same_name(frames, data_folder, tmp_path):
+    shutil.copytree(frames, tmp_path / frames.name)
+    with pytest.raises(SystemExit, match="was made from other videos"):
+        collect_data.prepare_backgrounds(str(tmp_path / frames.name), data_folder, num_workers=1)
+
+
 def test_verify_expert():
     result = run("collect_data.py", "--task", "cheetah-run", "--verify-expert", 5)
     line = json.loads(result.stdout.splitlines()[-1])
@@ -149,6 +163,8 @@ def test_expert_training_learns_and_continues(algorithm, tmp_path):
     assert about["algorithm"] == algorithm and (tmp_path / "cheetah-run.png").exists()
     result = run(*command, 16000)
     assert result.returncode == 0 and "continuing from" in result.stdout
+    result = run(*command, 16000, "--seed", 1)
+    assert result.returncode != 0 and "seed 0" in result.stderr and "Traceback" not in result.stderr
     checkpoint = torch.load(tmp_path / "cheetah-run.checkpoint.pt", weights_only=True)
     assert [point["step"] for point in checkpoint["curve"]] == [8000, 16000]
 
@@ -164,7 +180,7 @@ def test_davis_layout(tmp_path):
                 collect_data.imageio.imwrite(folder / f"{i:05d}.jpg", picture)
     folder = collect_data.prepare_backgrounds(str(davis), tmp_path, num_workers=2)
     assert [len(list((folder / split).glob("*.npy"))) for split in ("train", "val")] == [60, 30]
-    assert collect_data.load_videos(folder, "train", "easy")[0].shape == (2, 128, 128, 3)
+    assert collect_data.load_videos(folder, "train", "easy")[0].shape == (2, 160, 160, 3)
     assert [len(collect_data.load_videos(folder, "train", name)) for name in ("vanilla", "easy", "medium", "hard")] == [0, 4, 8, 60]
     shutil.rmtree(davis / "JPEGImages" / "480p" / "soapbox")
     with pytest.raises(SystemExit, match="1 DAVIS videos are missing: soapbox"):
@@ -173,7 +189,7 @@ def test_davis_layout(tmp_path):
 
 def test_procedural_videos_are_textures_in_motion():
     video = collect_data.dead_leaves_video(0)
-    assert video.shape == (60, 128, 128, 3) and np.array_equal(video[:3], collect_data.dead_leaves_video(0)[:3])
+    assert video.shape == (60, 160, 160, 3) and np.array_equal(video[:3], collect_data.dead_leaves_video(0)[:3])
     assert video.std() > 20 and not np.array_equal(video, collect_data.dead_leaves_video(1))
     steps = np.abs(np.diff(video.astype(int), axis=0)).mean(axis=(1, 2, 3))
     assert steps.min() > 1 and steps.max() < 40  # every frame moves, none is a cut

@@ -33,6 +33,18 @@ def test_same_seed_same_pixels(task):
     assert pixels.std() > 5  # a picture, not a blank
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_states_are_what_experts_are_trained_on(task):
+    """The state beside a picture has the values and the order of the flat environment in which experts train."""
+    env, flat = make(task), gym.wrappers.FlattenObservation(load_task(task))
+    env.render = lambda: None
+    state, expected = env.reset(seed=1)[1]["state"], flat.reset(seed=1)[0]
+    for step in range(100):
+        assert np.allclose(state, expected, atol=1e-5), step
+        action = np.sin(np.arange(env.action_space.shape[0]) + step)
+        state, expected = env.step(action)[4]["state"], flat.step(action)[0]
+
+
 @pytest.mark.parametrize("distractor", [{"color": 0.3}, {"camera": 0.3}, {"videos": VIDEOS}])
 def test_each_distractor_changes_pixels_alone(distractor):
     pixels, physics = play(make(), seed=0)

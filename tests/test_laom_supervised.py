@@ -294,7 +294,7 @@ def test_two_processes_on_one_run(finished):
         (["--num-labeled-trajectories", "5"], "has 3 trajectories"),
         (["--lam.batch-size", "4000"], "does not fill a batch of 4000"),
         (["--eval.backgrounds", "nowhere"], "error: no background videos"),
-        (["--resume", "nowhere"], "error: --resume nowhere: no args.json"),
+        (["--eval.num-episodes", "0"], "start at 1"),
     ],
 )
 def test_bad_input_gets_one_line(train_file, tmp_path, flags, message):
@@ -302,6 +302,18 @@ def test_bad_input_gets_one_line(train_file, tmp_path, flags, message):
     result = run("laom_supervised.py", *TINY, *data, "--runs", tmp_path, *flags)
     assert result.returncode != 0 and message in result.stderr and len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_resume_of_nothing_or_with_other_arguments(finished):
+    for flags in (["nowhere"], [finished, "--seed", 3]):
+        result = run("laom_supervised.py", "--resume", *flags)
+        assert result.returncode != 0 and "takes no other arguments, and a run's folder" in result.stderr
+
+
+def test_evaluation_data_are_other_data(train_file, tmp_path):
+    path = shutil.copy(train_file, tmp_path / "renamed.hdf5")
+    result = run("laom_supervised.py", *TINY, "--data", path, "--runs", tmp_path / "runs")
+    assert result.returncode != 0 and "give --eval-data" in result.stderr
 
 
 def test_data_without_its_videos(train_file, tmp_path):
