@@ -953,9 +953,9 @@ def draw_dataset(path: Path):
 # differs: there is no --resume here, the same command continues
 def parse_args(argv: list[str]) -> Args:
     """The command line: a preset's name first, paper if there is none."""
-    if not argv or argv[0].startswith("-"):
-        argv = ["paper", *argv]
-    return tyro.extras.overridable_config_cli(PRESETS, args=argv, prog=Path(__file__).name, description=__doc__)
+    argv = argv if argv and not argv[0].startswith("-") else ["paper", *argv]
+    presets = {name: (f"{about}; presets: {', '.join(PRESETS)}\n\n{__doc__}", args) for name, (about, args) in PRESETS.items()}
+    return tyro.extras.overridable_config_cli(presets, args=argv, prog=Path(__file__).name)
 
 
 # differs: collection instead of training

@@ -227,9 +227,8 @@ class Dataset:
             raise SystemExit(f"error: no file {path}; collect_data.py makes one")
         except (OSError, KeyError, ValueError) as error:  # not HDF5, truncated, arrays missing, no trajectories
             raise SystemExit(f"error: {path} is not a whole dataset: {error}")
-        self.num_trajectories = len(lengths)
+        self.num_trajectories, ends = len(lengths), lengths.cumsum(0)
         self.shuffle = np.random.default_rng(42).permutation(len(lengths))  # label budgets are its beginnings, whatever the seed
-        ends = lengths.cumsum(0)
         self.trajectory = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         self.first, self.last = (ends - lengths)[self.trajectory], ends[self.trajectory] - 1
         self.byte_offset = obs_offsets[self.trajectory] + (torch.arange(len(self.first)) - self.first) * FRAME_BYTES
@@ -398,7 +397,7 @@ class LAM(nn.Module):
 
 
 class Actor(nn.Module):
-    """Policy of the latent actions: obs (B, 9, 64, 64) → z (B, Z)."""
+    """Policy: obs (B, 9, 64, 64) → latent or true action (B, output_dim)."""
 
     def __init__(self, args: BCArgs, frame_stack: int, output_dim: int):
         super().__init__()
@@ -497,9 +496,10 @@ class Run:
         write_whole(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
 
     def finish(self, stage: str, **modules: nn.Module):
-        """Keeps a finished stage's weights as <name>_<budget>.pt."""
+        """Keeps a finished stage's weights as <name>.pt, or <name>_<budget>.pt."""
         for name, module in modules.items():
-            write_whole(self.folder / f"{name}_{stage.split('_')[1]}.pt", lambda file: torch.save(module.state_dict(), file))
+            path = self.folder / ("_".join([name, *stage.split("_")[1:]]) + ".pt")
+            write_whole(path, lambda file: torch.save(module.state_dict(), file))
         self.saved["finished"].append(stage)
         self.save_checkpoint(stage=None)
 
@@ -507,7 +507,7 @@ class Run:
         """Loads the weights of a stage that a resumed run has finished; says whether it has."""
         if stage in self.saved["finished"]:
             for name, module in modules.items():
-                path = self.folder / f"{name}_{stage.split('_')[1]}.pt"
+                path = self.folder / ("_".join([name, *stage.split("_")[1:]]) + ".pt")
                 module.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
         return stage in self.saved["finished"]
 
@@ -542,12 +542,12 @@ def learning_rate(peak: float, step: int, warmup: int, total: int, schedule: str
 # ---- Stages: latent action model, latent behaviour cloning, action decoder ---------------------------------------------------
 
 
-def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], number: int, run: Run) -> LAM:
+def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], stage: str, run: Run) -> LAM:
     """Stage 1: trains a LAM on all transitions of the data and on the labelled transitions (dataset, index)."""
     cfg, dtype, offset = args.lam, args.dtype, args.lam.future_obs_offset
     torch.manual_seed(args.seed)
     lam = LAM(cfg, args.frame_stack, data.actions.shape[1]).to(args.device, memory_format=torch.channels_last)
-    if run.load_finished(f"lam_{number}", lam=lam):
+    if run.load_finished(stage, lam=lam):
         return lam
     target = copy.deepcopy(lam.encoder).requires_grad_(False)
     probe_dims = {  # linear in detached features: probes send no gradient to the LAM
@@ -579,7 +579,7 @@ def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], 
     losses = torch.compile(losses) if args.compile else losses
     index = data.transitions()
     total, warmup = (epochs * (len(index) // cfg.batch_size) for epochs in (cfg.num_epochs, cfg.warmup_epochs))
-    for step, values in run.updates(f"lam_{number}", total, cfg.batch_size, lam=lam, target=target, probes=probes, optim=optim):
+    for step, values in run.updates(stage, total, cfg.batch_size, lam=lam, target=target, probes=probes, optim=optim):
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         batch = batch_at(index, cfg.batch_size, args.seed, step)
         labeled_batch = labeled_index[torch.randint(len(labeled_index), (num_labeled,), generator=generator)]
@@ -600,17 +600,17 @@ def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], 
         if (step + 1) % cfg.target_update_every == 0:
             torch._foreach_lerp_(list(target.parameters()), list(lam.encoder.parameters()), cfg.target_tau)
         values |= {name: x.detach() for name, x in {"loss": loss, **terms, **probe_losses}.items()} | {"learning_rate": lr}
-    run.finish(f"lam_{number}", lam=lam)
+    run.finish(stage, lam=lam)
     return lam
 
 
-def train_actor(args: Args, data: Dataset, lam: LAM, number: int, run: Run) -> Actor:
+def train_actor(args: Args, data: Dataset, lam: LAM, stage: str, run: Run) -> Actor:
     """Stage 2: clones the LAM's latent actions on all transitions. The oracle, a decoder on all true actions, only diagnoses."""
     cfg, dtype = args.bc, args.dtype
     torch.manual_seed(args.seed)
     actor = Actor(cfg, args.frame_stack, args.lam.latent_action_dim).to(args.device, memory_format=torch.channels_last)
     oracle = ActionDecoder(args.lam.latent_action_dim, args.decoder.hidden_dim, data.actions.shape[1]).to(args.device)
-    if run.load_finished(f"bc_{number}", actor=actor):
+    if run.load_finished(stage, actor=actor):
         return actor
     optim = torch.optim.Adam([*actor.parameters(), *oracle.parameters()], lr=cfg.learning_rate, fused=True)
     lam.requires_grad_(False)
@@ -626,7 +626,7 @@ def train_actor(args: Args, data: Dataset, lam: LAM, number: int, run: Run) -> A
     losses = torch.compile(losses) if args.compile else losses
     index = data.transitions()
     total, warmup = (epochs * (len(index) // cfg.batch_size) for epochs in (cfg.num_epochs, cfg.warmup_epochs))
-    for step, values in run.updates(f"bc_{number}", total, cfg.batch_size, actor=actor, oracle=oracle, optim=optim):
+    for step, values in run.updates(stage, total, cfg.batch_size, actor=actor, oracle=oracle, optim=optim):
         batch = batch_at(index, cfg.batch_size, args.seed, step)
         stack = data.observations(batch, args.frame_stack, extra=1)
 
@@ -636,20 +636,20 @@ def train_actor(args: Args, data: Dataset, lam: LAM, number: int, run: Run) -> A
         (loss + oracle_loss).backward()
         optim.step()
         values.update(loss=loss.detach(), oracle_action_mse=oracle_loss.detach(), learning_rate=lr)
-    run.finish(f"bc_{number}", actor=actor)
+    run.finish(stage, actor=actor)
     return actor
 
 
-def train_decoder(args: Args, labeled: tuple[Dataset, torch.Tensor], actor: Actor, number: int, run: Run) -> ActionDecoder:
+def train_decoder(args: Args, labeled: tuple[Dataset, torch.Tensor], actor: Actor, stage: str, run: Run) -> ActionDecoder:
     """Stage 3: decodes the frozen actor's latent actions to true actions on the labelled transitions (dataset, index)."""
     cfg, (labeled_data, index) = args.decoder, labeled
     torch.manual_seed(args.seed)
     decoder = ActionDecoder(args.lam.latent_action_dim, cfg.hidden_dim, labeled_data.actions.shape[1]).to(args.device)
-    if run.load_finished(f"decoder_{number}", decoder=decoder):
+    if run.load_finished(stage, decoder=decoder):
         return decoder
     optim = torch.optim.Adam(decoder.parameters(), lr=cfg.learning_rate, fused=True)
     latents, actions = infer_all(args, actor, labeled_data, index, OBS), labeled_data.actions[index]
-    for step, values in run.updates(f"decoder_{number}", cfg.num_updates, cfg.batch_size, decoder=decoder, optim=optim):
+    for step, values in run.updates(stage, cfg.num_updates, cfg.batch_size, decoder=decoder, optim=optim):
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         rows = torch.randint(len(index), (cfg.batch_size,), generator=generator).to(args.device)
 
@@ -659,7 +659,7 @@ def train_decoder(args: Args, labeled: tuple[Dataset, torch.Tensor], actor: Acto
         loss.backward()
         optim.step()
         values.update(loss=loss.detach(), learning_rate=lr)
-    run.finish(f"decoder_{number}", decoder=decoder)
+    run.finish(stage, decoder=decoder)
     return decoder
 
 
@@ -885,7 +885,7 @@ def play_episodes(pipe, task: str, difficulty: str, backgrounds: Path, split: st
         pipe.send((np.stack([step[0] for step in steps]), np.array([step[1] for step in steps])))
 
 
-def evaluate(args: Args, data: Dataset, actor: Actor, decoder: ActionDecoder, split: str, film: Path | None = None) -> dict:
+def evaluate(args: Args, data: Dataset, actor: Actor, decoder: nn.Module, split: str, film: Path | None = None) -> dict:
     """Greedy episodes with one split's videos, all at once: one forward pass per step, environments in worker processes; a film."""
     seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes).tolist()  # not those of the data
     context, pipes = multiprocessing.get_context("spawn"), []
@@ -919,9 +919,9 @@ def evaluate(args: Args, data: Dataset, actor: Actor, decoder: ActionDecoder, sp
 
 def parse_args(argv: list[str]) -> Args:
     """The command line: a preset's name first, paper if there is none; --resume brings the run's own command line back."""
-    if not argv or argv[0].startswith("-"):
-        argv = ["paper", *argv]
-    args = tyro.extras.overridable_config_cli(PRESETS, args=argv, prog=Path(__file__).name, description=__doc__)
+    argv = argv if argv and not argv[0].startswith("-") else ["paper", *argv]
+    presets = {name: (f"{about}; presets: {', '.join(PRESETS)}\n\n{__doc__}", args) for name, (about, args) in PRESETS.items()}
+    args = tyro.extras.overridable_config_cli(presets, args=argv, prog=Path(__file__).name)
     if not args.resume:
         return args
     if len(argv) > 3 or not (args.resume / "args.json").exists():
@@ -979,10 +979,10 @@ def main(args: Args):
         if str(number) in results["budgets"]:  # a resumed run has finished it
             continue
         labeled = labeled_data, labeled_data.transitions(labeled_data.shuffle[:number])
-        lam = train_lam(args, data, labeled, number, run)
+        lam = train_lam(args, data, labeled, f"lam_{number}", run)
         budget = {"probes": probe_held_out(args, lam, data, eval_data)}
-        actor = train_actor(args, data, lam, number, run)
-        decoder = train_decoder(args, labeled, actor, number, run)
+        actor = train_actor(args, data, lam, f"bc_{number}", run)
+        decoder = train_decoder(args, labeled, actor, f"decoder_{number}", run)
         for split, name in (("train", "seen_videos"), ("val", "unseen_videos")):
             budget[name] = evaluate(args, data, actor, decoder, split, run.folder / f"rollout_{number}_{name}.gif")
             budget[name]["normalized_score"] = budget[name]["return_mean"] / results["reference_return"]

@@ -1,0 +1,993 @@
+"""LAOM: latent actions from video with distractors, without action labels
+("Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025; Section 4).
+
+A latent action model (LAM) watches videos without actions: an inverse dynamics model (IDM) names the change between two
+observations with a latent action z, and a forward dynamics model (FDM) must predict the next observation's embedding from z.
+Against LAPO it predicts in embedding space instead of pixels, compares observations up to ten steps apart, has a large z without
+quantiser, and augments. A policy then imitates z on all videos, and a small decoder turns z into true actions.
+
+    stage 1  LAM             videos           →  lam.pt
+    stage 2  latent BC       videos, z        →  actor.pt          policy obs → z
+    stage 3  action decoder  labels           →  decoder_<n>.pt    z → action, for each number n of labelled trajectories
+    evaluation               environment      →  results.json      25 episodes on seen and on unseen background videos
+
+    python laom.py demo                                   # minutes on a laptop, on the data of `collect_data.py demo`
+    python laom.py --num-labeled-trajectories 2 8 128     # the paper's setting (Appendix F) with three label budgets
+    python laom.py --resume runs/<run>                    # continues a killed run where its last checkpoint is
+
+Everything is written to runs/<task>__laom__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is
+one gradient update), results.json, the weights, checkpoint.pt, pictures and films.
+
+Where we deviate: one homography per augmented image, not one per sub-batch; the decoder's inputs are computed once; evaluation has
+its own seeds, seeded distractors, and unseen videos beside the seen ones.
+"""
+
+import copy
+import dataclasses
+import fcntl
+import functools
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unittest.mock
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import h5py
+import imageio.v3 as imageio
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+from tqdm import tqdm
+
+# ---- Arguments: defaults are the paper's (Appendix F, Table 6) ---------------------------------------------------------------
+
+
+@dataclass
+class NetworkArgs:
+    """What stages 1 and 2 have in common."""
+
+    num_epochs: int = 10
+    """passes over all transitions"""
+    batch_size: int = 512
+    """transitions per update"""
+    learning_rate: float = 1e-4
+    """Adam's, after the warm-up"""
+    warmup_epochs: float = 0
+    """epochs in which the learning rate rises linearly from zero"""
+    encoder_scale: int = 6
+    """the encoder's three blocks have (16, 32, 32) times as many channels"""
+    encoder_num_res_blocks: int = 2
+    """residual blocks per encoder block"""
+
+
+# differs: no labels in stage 1
+@dataclass
+class LAMArgs(NetworkArgs):
+    """Stage 1: the latent action model."""
+
+    warmup_epochs: float = 3
+    future_obs_offset: int = 10
+    """K: the IDM compares obs[t] with obs[t + k], k uniform in 1..K (multi-step IDM, Section 4); the FDM always predicts t + 1"""
+    latent_action_dim: int = 8192
+    """size of z"""
+    act_head_dim: int = 1024
+    """width of the IDM's layers"""
+    obs_head_dim: int = 1024
+    """width of the FDM's layers"""
+    use_aug: bool = True
+    """random shift, rotation and perspective of obs, next_obs and future_obs (Section 4)"""
+    target: Literal["ema", "stop_grad"] = "ema"
+    """what embeds the target: a slow copy of the encoder, or the encoder itself without gradient (Appendix D)"""
+    target_tau: float = 0.001
+    """step of the slow copy towards the encoder"""
+    target_update_every: int = 1
+    """updates between two such steps"""
+
+
+@dataclass
+class BCArgs(NetworkArgs):
+    """Stage 2: behaviour cloning of the latent actions."""
+
+    encoder_scale: int = 32
+
+
+@dataclass
+class DecoderArgs:
+    """Stage 3: the decoder from latent to true actions, on the labelled trajectories alone."""
+
+    num_updates: int = 2500
+    """updates; the paper's total_updates"""
+    batch_size: int = 512
+    """labelled transitions per update"""
+    learning_rate: float = 3e-4
+    """Adam's"""
+    hidden_dim: int = 256
+    """width of the two hidden layers"""
+
+
+@dataclass
+class EvalArgs:
+    """Evaluation in the environment."""
+
+    num_episodes: int = 25
+    """episodes per setting (seen videos, unseen videos)"""
+    num_workers: int = os.cpu_count() or 1
+    """processes that simulate and render"""
+    backgrounds: Path | None = None
+    """folder with train/*.npy and val/*.npy videos, made by collect_data.py; the default is the one that the data were made with"""
+    reference_return: float | None = None
+    """return that counts as 1 in the normalised score; the default is that of the paper's BC on all labels (Table 3)"""
+
+
+# differs: every label budget decodes the same actor
+@dataclass
+class Args:
+    data: Path = Path("data/cheetah-run__scale_easy_video_hard__train.hdf5")
+    """training trajectories, an HDF5 file of collect_data.py or of the paper's release"""
+    eval_data: Path | None = None
+    """trajectories with unseen videos for the held-out probe; the default is the file named …val… beside the data"""
+    labeled_data: Path | None = None
+    """a separate file to take labelled trajectories from; the default takes them from the data"""
+    num_labeled_trajectories: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
+    """label budgets: the first n of one fixed shuffle of the trajectories (2.5% of 5,000 is 128)"""
+    seed: int = 0
+    """of weights, batches and augmentation"""
+    frame_stack: int = 3
+    """frames per observation, oldest first"""
+    lr_schedule: Literal["cosine", "linear"] = "cosine"
+    """fall of the learning rate after the warm-up (Appendix D; the released code's is linear)"""
+    runs: Path = Path("runs")
+    """folder of all runs"""
+    resume: Path | None = None
+    """run to continue from its last checkpoint, with the arguments that it was started with"""
+    checkpoint_minutes: float = 10
+    """minutes between checkpoints inside a stage"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """where the networks live"""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast, or float32 throughout; auto is bf16 where the hardware has it"""
+    compile: bool = torch.cuda.is_available()
+    """torch.compile of the updates; on CPUs it was slower (README)"""
+    log_interval: int = 50
+    """updates between two lines of metrics.jsonl; the only time that the loop waits for the GPU"""
+    track: bool = False
+    """also log to Weights & Biases"""
+    lam: LAMArgs = field(default_factory=LAMArgs)
+    bc: BCArgs = field(default_factory=BCArgs)
+    decoder: DecoderArgs = field(default_factory=DecoderArgs)
+    eval: EvalArgs = field(default_factory=EvalArgs)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        on_gpu = torch.device(self.device).type == "cuda"
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if self.precision == "bf16" or self.precision == "auto" and fast else torch.float32
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+
+# differs: no labels in stage 1
+PRESETS = {
+    "paper": ("Appendix F to the letter (default)", Args()),
+    "demo": ("the whole pipeline on a laptop without a GPU, minutes", Args(
+        num_labeled_trajectories=(2, 8),
+        lam=LAMArgs(
+            num_epochs=7, batch_size=256, learning_rate=1e-3, warmup_epochs=0.5,
+            latent_action_dim=256, encoder_scale=1, encoder_num_res_blocks=1, act_head_dim=256, obs_head_dim=256, use_aug=False,
+        ),
+        bc=BCArgs(num_epochs=8, batch_size=256, learning_rate=4e-3, warmup_epochs=0.5, encoder_scale=1, encoder_num_res_blocks=1),
+        decoder=DecoderArgs(num_updates=1000),
+    )),
+}  # fmt: skip
+
+# ---- Data --------------------------------------------------------------------------------------------------------------------
+
+IMG_HW = 64  # height and width of an observation, pixels
+FRAME_BYTES = IMG_HW * IMG_HW * 3
+OBS, NEXT_OBS = slice(None, -1), slice(1, None)  # of a stack with one extra frame
+
+
+class Dataset:
+    """The trajectories of one HDF5 file, read in place: frames stay in the file until a batch asks for them.
+
+    An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A), clipped to [-1, 1] (the paper's
+    files hold unclipped means); first, last: int64 (N,), the ends of each frame's trajectory. A file that is no dataset: one line.
+    """
+
+    def __init__(self, path: Path, device: str):
+        self.path, self.device = path, device
+        try:
+            with h5py.File(path) as file:
+                self.attributes, self.difficulty = dict(file.attrs), file.attrs["difficulty"]
+                self.task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
+                groups = [file[name] for name in sorted((name for name in file if name.isdigit()), key=int)]
+                for group in groups:
+                    self.check(group)
+                lengths = torch.tensor([len(group["obs"]) for group in groups])
+                obs_offsets = torch.tensor([group["obs"].id.get_offset() for group in groups])
+                self.states = torch.from_numpy(np.concatenate([group["states"][:] for group in groups])).to(device)
+                self.actions = torch.from_numpy(np.concatenate([group["actions"][:] for group in groups])).clamp(-1, 1).to(device)
+        except FileNotFoundError:
+            raise SystemExit(f"error: no file {path}; collect_data.py makes one")
+        except (OSError, KeyError, ValueError) as error:  # not HDF5, truncated, arrays missing, no trajectories
+            raise SystemExit(f"error: {path} is not a whole dataset: {error}")
+        self.num_trajectories, ends = len(lengths), lengths.cumsum(0)
+        self.shuffle = np.random.default_rng(42).permutation(len(lengths))  # label budgets are its beginnings, whatever the seed
+        self.trajectory = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        self.first, self.last = (ends - lengths)[self.trajectory], ends[self.trajectory] - 1
+        self.byte_offset = obs_offsets[self.trajectory] + (torch.arange(len(self.first)) - self.first) * FRAME_BYTES
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
+        file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="r"))
+        # every position in the file as the start of a frame: an overlapping view, so that one index_select gathers any frames
+        self.frames = file_bytes.as_strided((len(file_bytes) - FRAME_BYTES + 1, FRAME_BYTES), (1, 1))
+
+    def check(self, group: h5py.Group):
+        obs, where = group["obs"], f"{self.path}, trajectory {group.name}"
+        if obs.shape[1:] != (IMG_HW, IMG_HW, 3) or obs.dtype != np.uint8:
+            raise SystemExit(f"error: {where}: obs are {obs.dtype} {obs.shape[1:]}, not uint8 {(IMG_HW, IMG_HW, 3)}")
+        if obs.id.get_offset() is None:
+            raise SystemExit(f"error: {where}: obs are compressed or chunked; rewrite the file: h5repack -l CONTI IN OUT")
+        for name in ("states", "actions"):
+            if len(group[name]) != len(obs) or not np.isfinite(group[name][:]).all():
+                raise SystemExit(f"error: {where}: {name} hold NaN or infinite values, or are not as many as obs")
+
+    def transitions(self, trajectories: np.ndarray | None = None) -> torch.Tensor:
+        """Indices of all frames that have a successor, or of those in the given trajectories: int64."""
+        chosen = torch.arange(len(self.last)) < self.last
+        if trajectories is not None:
+            chosen &= torch.isin(self.trajectory, torch.as_tensor(trajectories))
+        return chosen.nonzero()[:, 0]
+
+    def observations(self, index: torch.Tensor, frame_stack: int, extra: int = 0) -> torch.Tensor:
+        """The frames from index - frame_stack + 1 (at the start: the first again) to index + extra: uint8 (B, T, 64, 64, 3)."""
+        rows = index[:, None] + torch.arange(1 - frame_stack, 1 + extra)
+        rows = torch.maximum(rows, self.first[index][:, None])
+        frames = self.frames.index_select(0, self.byte_offset[rows].flatten()).view(*rows.shape, IMG_HW, IMG_HW, 3)
+        return frames.pin_memory().to(self.device, non_blocking=True) if self.device.startswith("cuda") else frames
+
+    def future(self, index: torch.Tensor, max_offset: int, generator: torch.Generator) -> torch.Tensor:
+        """index + k with k uniform in 1..max_offset, or in as much of it as the trajectory has left: int64 (B,)."""
+        reach = (self.last[index] - index).clamp(max=max_offset)
+        return index + 1 + (torch.rand(len(index), generator=generator) * reach).long().clamp(max=reach - 1)
+
+
+def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 1], oldest frame first, stored channels-last."""
+    b, t, h, w, c = frames.shape
+    return frames.permute(0, 2, 3, 1, 4).reshape(b, h, w, t * c).permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
+
+
+# ---- Augmentation (Section 4; Almuzairee et al., 2024): every image gets one homography --------------------------------------
+
+MAX_SHIFT, MAX_ROTATION, DISTORTION = 14, math.pi / 2, 0.5  # pixels, radians, share of half the image
+# identity, shift, rotate, perspective, shift-rotate, rotate-shift, rotate-perspective, perspective-rotate: first and second warp
+AUGMENTATIONS = torch.tensor([[0, 0], [1, 0], [2, 0], [3, 0], [1, 2], [2, 1], [2, 3], [3, 2]])
+
+
+def random_homographies(number: int, generator: torch.Generator) -> torch.Tensor:
+    """From output to input pixels about the image's centre; identities are exactly that: float32 (number, 3, 3)."""
+    uniform = lambda *shape: torch.rand(*shape, generator=generator) * 2 - 1
+    warps = torch.eye(3).repeat(4, number, 1, 1)  # identity, shift, rotation, perspective
+    warps[1, :, :2, 2] = (MAX_SHIFT * uniform(number, 2)).round()
+    angle = MAX_ROTATION * uniform(number)
+    warps[2, :, 0, 0] = warps[2, :, 1, 1] = angle.cos()
+    warps[2, :, 1, 0], warps[2, :, 0, 1] = angle.sin(), -angle.sin()
+    # perspective: the homography that takes corners moved inwards to the image's own, from eight linear equations
+    corners = (IMG_HW - 1) / 2 * torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]).expand(number, 4, 2)
+    (x, y), (u, v) = (corners * (1 - DISTORTION * torch.rand(number, 4, 2, generator=generator))).unbind(-1), corners.unbind(-1)
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    rows_u = torch.stack([x, y, one, zero, zero, zero, -x * u, -y * u], -1)
+    rows_v = torch.stack([zero, zero, zero, x, y, one, -x * v, -y * v], -1)
+    solution = torch.linalg.solve(torch.cat([rows_u, rows_v], 1), torch.cat([u, v], 1))  # (number, 8); the ninth entry is 1
+    warps[3] = torch.cat([solution, one[:, :1]], 1).view(-1, 3, 3)
+    choice = AUGMENTATIONS[torch.randint(len(AUGMENTATIONS), (number,), generator=generator)]
+    return warps[choice[:, 0], torch.arange(number)] @ warps[choice[:, 1], torch.arange(number)]
+
+
+def augment(images: torch.Tensor, homographies: torch.Tensor) -> torch.Tensor:
+    """Warps images (B, C, 64, 64) with bilinear sampling and replicated edges; all frames of a stack move together."""
+    half = (IMG_HW - 1) / 2
+    axis = torch.arange(IMG_HW, device=images.device) - half
+    points = torch.stack(
+        [axis.repeat(IMG_HW), axis.repeat_interleave(IMG_HW), torch.ones(IMG_HW**2, device=images.device)]
+    )  # (3, 64²)
+    points = homographies.to(images.device) @ points  # (B, 3, 64²)
+    grid = (points[:, :2] / points[:, 2:] / half).transpose(1, 2).reshape(-1, IMG_HW, IMG_HW, 2)
+    warped = F.grid_sample(images, grid.to(images.dtype), "bilinear", "border", align_corners=True)
+    identity = (homographies == torch.eye(3)).all(-1).all(-1).to(images.device)
+    return torch.where(identity[:, None, None, None], images, warped)
+
+
+# ---- Networks (Appendix D, Figure 4) -----------------------------------------------------------------------------------------
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x):  # (B, C, H, W) → the same
+        return x + self.conv2(F.relu6(self.conv1(F.relu6(x))))
+
+
+class Encoder(nn.Sequential):
+    """Three blocks, each a convolution of stride 2 and residual blocks: (B, channels_in, 64, 64) → (B, 32 scale, 8, 8)."""
+
+    def __init__(self, channels_in: int, scale: int, num_res_blocks: int):
+        blocks = []
+        for channels in (16 * scale, 32 * scale, 32 * scale):
+            blocks.append(nn.Conv2d(channels_in, channels, 3, stride=2, padding=1))
+            blocks += [ResidualBlock(channels) for _ in range(num_res_blocks)]
+            channels_in = channels
+        super().__init__(*blocks)
+        self.channels_out, self.flat_dim = channels_in, channels_in * (IMG_HW // 8) ** 2
+
+
+class MLPBlock(nn.Module):
+    def __init__(self, dim: int, expansion: int = 4):
+        super().__init__()
+        self.linear1, self.linear2 = nn.Linear(dim, expansion * dim), nn.Linear(expansion * dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x):  # (B, dim) → the same
+        return self.norm(x + self.linear2(F.relu6(self.linear1(x))))
+
+
+class Head(nn.Module):
+    """Three (linear → MLP block) layers, each of which sees the condition again, then a linear output (Appendix D)."""
+
+    def __init__(self, input_dim: int, condition_dim: int, hidden_dim: int, output_dim: int):
+        super().__init__()
+        dims = [input_dim, hidden_dim, hidden_dim]
+        self.linears = nn.ModuleList(nn.Linear(dim + condition_dim, hidden_dim) for dim in dims)
+        self.blocks = nn.ModuleList(MLPBlock(hidden_dim) for _ in dims)
+        self.output = nn.Linear(hidden_dim, output_dim)
+
+    def forward(self, x, condition):  # (B, input_dim), (B, condition_dim) → (B, output_dim)
+        for linear, block in zip(self.linears, self.blocks):
+            x = block(linear(torch.cat([x, condition], -1)))
+        return self.output(x)
+
+
+def init_weights(module: nn.Module):
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        nn.init.orthogonal_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+# differs: no labels in stage 1
+class LAM(nn.Module):
+    """Latent action model: one encoder, an IDM and an FDM in its embedding."""
+
+    def __init__(self, args: LAMArgs, frame_stack: int):
+        super().__init__()
+        self.encoder = Encoder(3 * frame_stack, args.encoder_scale, args.encoder_num_res_blocks)
+        self.idm = Head(0, 2 * self.encoder.flat_dim, args.act_head_dim, args.latent_action_dim)
+        self.fdm = Head(self.encoder.flat_dim, args.latent_action_dim, args.obs_head_dim, self.encoder.flat_dim)
+        self.apply(init_weights)
+
+    def embed(self, obs):  # (B, 9, 64, 64) → e (B, E)
+        return self.encoder(obs).flatten(1)
+
+    def infer(self, obs_embedding, future_embedding):  # e_t, e_{t+k} (B, E) → z (B, Z)
+        return self.idm(obs_embedding[:, :0], torch.cat([obs_embedding, future_embedding], -1))
+
+    def predict(self, obs_embedding, latent_action):  # e_t (B, E), z (B, Z) → the next embedding (B, E)
+        return self.fdm(obs_embedding.detach(), latent_action)  # detached: the encoder learns only through the IDM
+
+    def forward(self, obs, future_obs):  # latent actions for relabelling: (B, Z)
+        return self.infer(*self.embed(torch.cat([obs, future_obs])).chunk(2))
+
+
+class Actor(nn.Module):
+    """Policy: obs (B, 9, 64, 64) → latent or true action (B, output_dim)."""
+
+    def __init__(self, args: BCArgs, frame_stack: int, output_dim: int):
+        super().__init__()
+        self.encoder = Encoder(3 * frame_stack, args.encoder_scale, args.encoder_num_res_blocks)
+        self.output = nn.Linear(self.encoder.channels_out, output_dim)
+        self.apply(init_weights)
+
+    def forward(self, obs):
+        return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
+
+
+class ActionDecoder(nn.Sequential):
+    """z (B, Z) → action (B, A)."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, action_dim: int):
+        hidden = nn.Linear(input_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU()
+        super().__init__(*hidden, nn.Linear(hidden_dim, action_dim))
+        self.apply(init_weights)
+
+
+# ---- Runs: records, checkpoints, schedule ------------------------------------------------------------------------------------
+
+
+class Run:
+    """The run's folder: arguments, script, metrics.jsonl, weights of finished stages, and the checkpoint.
+
+    Batches, offsets and augmentation depend only on seed and step, so a checkpoint needs no random state: weights, optimiser
+    states, the step and the length of metrics.jsonl continue a run where an unbroken one would be.
+    """
+
+    def __init__(self, args: Args, task: str):
+        name = f"{task}__{Path(__file__).stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+        self.args, self.folder, self.wandb = args, args.resume or args.runs / name, None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.metrics = open(self.folder / "metrics.jsonl", "ab")  # noqa: SIM115 open as long as the process
+        try:
+            fcntl.flock(self.metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SystemExit(f"error: another process works in {self.folder}")
+        self.saved = {"stage": None, "finished": [], "budgets": {}, "metrics_size": 0}
+        if (self.folder / "checkpoint.pt").exists():
+            self.saved = torch.load(self.folder / "checkpoint.pt", map_location=args.device, weights_only=True)
+        elif not args.resume:
+            text = json.dumps({"argv": sys.argv[1:], **dataclasses.asdict(args)}, default=str, indent=2)
+            write_whole(self.folder / "args.json", lambda file: file.write(text.encode()))
+            shutil.copy(__file__, self.folder)
+        self.metrics.seek(self.metrics.truncate(self.saved["metrics_size"]))  # what was logged after the checkpoint comes again
+        if args.track:
+            import wandb  # not above: it takes a second
+
+            self.wandb = wandb.init(project="latent-actions", id=self.folder.name, resume="allow", config=dataclasses.asdict(args))
+
+    def log(self, record: dict):
+        self.metrics.write(json.dumps(record).encode() + b"\n")
+        self.metrics.flush()
+        if self.wandb:
+            self.wandb.log(record)
+
+    def updates(self, stage: str, total: int, batch_size: int, **parts) -> Iterator[tuple[int, dict]]:
+        """Yields each step of a stage, from its checkpoint if it has one, with a dictionary for what the loop wants logged.
+
+        The values are tensors, read every log_interval steps: nothing else waits for the GPU. parts: whatever the stage trains.
+        """
+        first = self.saved["step"] if self.saved["stage"] == stage else 0
+        for name in parts if first else ():
+            parts[name].load_state_dict(self.saved["parts"].pop(name))
+        kind, values, stop = stage.split("_")[0], {}, []
+        saved_at, logged_at, logged_step = time.time(), time.time(), first
+        handlers = {number: signal.signal(number, lambda *_: stop.append(True)) for number in (signal.SIGTERM, signal.SIGINT)}
+        bar = tqdm(total=total, initial=first, desc=stage, unit="update")
+        for step in range(first, total):
+            yield step, values
+            bar.update()
+            log_due = (step + 1) % self.args.log_interval == 0 or step + 1 == total
+            save_due = stop or time.time() - saved_at > 60 * self.args.checkpoint_minutes
+            if log_due or save_due:
+                numbers = {f"{kind}/{name}": torch.as_tensor(value).item() for name, value in values.items()}  # waits for the GPU
+                if not math.isfinite(numbers[f"{kind}/loss"]):
+                    raise SystemExit(f"error: {stage}: the loss is not finite at step {step + 1}; the last checkpoint stands")
+            if log_due:
+                speed = (step + 1 - logged_step) * batch_size / (time.time() - logged_at)
+                logged_at, logged_step = time.time(), step + 1
+                self.log({"stage": stage, "step": step + 1, **numbers, f"{kind}/transitions_per_second": round(speed, 1)})
+                bar.set_postfix(loss=f"{numbers[f'{kind}/loss']:.4f}", transitions_per_s=f"{speed:.0f}")
+            if save_due:
+                self.save_checkpoint(stage=stage, step=step + 1, parts={name: part.state_dict() for name, part in parts.items()})
+                saved_at = time.time()
+            if stop:
+                raise SystemExit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
+        bar.close()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def save_checkpoint(self, **state):
+        state |= {"finished": self.saved["finished"], "budgets": self.saved["budgets"], "metrics_size": self.metrics.tell()}
+        write_whole(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
+
+    def finish(self, stage: str, **modules: nn.Module):
+        """Keeps a finished stage's weights as <name>.pt, or <name>_<budget>.pt."""
+        for name, module in modules.items():
+            path = self.folder / ("_".join([name, *stage.split("_")[1:]]) + ".pt")
+            write_whole(path, lambda file: torch.save(module.state_dict(), file))
+        self.saved["finished"].append(stage)
+        self.save_checkpoint(stage=None)
+
+    def load_finished(self, stage: str, **modules: nn.Module) -> bool:
+        """Loads the weights of a stage that a resumed run has finished; says whether it has."""
+        if stage in self.saved["finished"]:
+            for name, module in modules.items():
+                path = self.folder / ("_".join([name, *stage.split("_")[1:]]) + ".pt")
+                module.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
+        return stage in self.saved["finished"]
+
+
+def write_whole(path: Path, write: Callable):
+    """Writes a file whole or not at all; write gets the open file."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        write(file)
+    partial.replace(path)
+
+
+@functools.lru_cache(1)
+def epoch_order(number: int, seed: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(number, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def batch_at(index: torch.Tensor, batch_size: int, seed: int, step: int) -> torch.Tensor:
+    """The batch of a step: each epoch passes over a fresh permutation of the index and drops what does not fill a batch."""
+    epoch, position = divmod(step, len(index) // batch_size)
+    return index[epoch_order(len(index), seed, epoch)[position * batch_size : (position + 1) * batch_size]]
+
+
+def learning_rate(peak: float, step: int, warmup: int, total: int, schedule: str) -> float:
+    """Linear from zero over the warm-up, then cosine or linear to zero at the end (Appendix D)."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(total - warmup, 1)
+    return peak * (0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress)
+
+
+# ---- Stages: latent action model, latent behaviour cloning, action decoder ---------------------------------------------------
+
+
+# differs: no labels in stage 1
+def train_lam(args: Args, data: Dataset, stage: str, run: Run) -> LAM:
+    """Stage 1: trains a LAM on all transitions of the data."""
+    cfg, dtype, offset = args.lam, args.dtype, args.lam.future_obs_offset
+    torch.manual_seed(args.seed)
+    lam = LAM(cfg, args.frame_stack).to(args.device, memory_format=torch.channels_last)
+    if run.load_finished(stage, lam=lam):
+        return lam
+    target = copy.deepcopy(lam.encoder).requires_grad_(False)
+    probe_dims = {  # linear in detached features: probes send no gradient to the LAM
+        "action_probe": (cfg.latent_action_dim, data.actions.shape[1]),
+        "obs_action_probe": (lam.encoder.flat_dim, data.actions.shape[1]),
+        "state_probe": (lam.encoder.flat_dim, data.states.shape[1]),
+    }
+    probes = nn.ModuleDict({name: nn.Linear(*dims) for name, dims in probe_dims.items()}).to(args.device)
+    optim = torch.optim.Adam([*lam.parameters(), *probes.parameters()], lr=cfg.learning_rate, fused=True)
+
+    def losses(obs, next_obs, future_obs, actions, states):
+        with args.autocast():
+            with torch.no_grad():
+                target_embedding = (target if cfg.target == "ema" else lam.encoder)(next_obs).flatten(1)
+            obs_embedding, future_embedding = lam.embed(torch.cat([obs, future_obs])).chunk(2)
+            latent_action = lam.infer(obs_embedding, future_embedding)
+            predicted_embedding = lam.predict(obs_embedding, latent_action)
+            consistency = F.mse_loss(predicted_embedding.float(), target_embedding.float())
+
+            z, e = latent_action.detach(), obs_embedding.detach()
+            targets = {"action_probe": (z, actions), "obs_action_probe": (e, actions), "state_probe": (e, states)}
+            probe_losses = {f"{name}_mse": F.mse_loss(probes[name](x).float(), y) for name, (x, y) in targets.items()}
+        return consistency, {"embedding_norm": target_embedding.float().norm(dim=-1).mean()}, probe_losses
+
+    losses = torch.compile(losses) if args.compile else losses
+    index = data.transitions()
+    total, warmup = (epochs * (len(index) // cfg.batch_size) for epochs in (cfg.num_epochs, cfg.warmup_epochs))
+    for step, values in run.updates(stage, total, cfg.batch_size, lam=lam, target=target, probes=probes, optim=optim):
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        batch = batch_at(index, cfg.batch_size, args.seed, step)
+        stack = data.observations(batch, args.frame_stack, extra=1)
+        future = data.observations(data.future(batch, offset, generator), args.frame_stack)
+        images = [stack[:, OBS], stack[:, NEXT_OBS], future]
+        images = [to_input(frames, torch.float32 if cfg.use_aug else dtype) for frames in images]
+        if cfg.use_aug:  # each of obs, next_obs and future_obs on its own
+            images = [augment(image, random_homographies(len(image), generator)).to(dtype) for image in images]
+
+        optim.param_groups[0]["lr"] = lr = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
+        loss, terms, probe_losses = losses(*images, data.actions[batch], data.states[batch])
+        optim.zero_grad(set_to_none=True)
+        (loss + sum(probe_losses.values())).backward()
+        optim.step()
+        if (step + 1) % cfg.target_update_every == 0:
+            torch._foreach_lerp_(list(target.parameters()), list(lam.encoder.parameters()), cfg.target_tau)
+        values |= {name: x.detach() for name, x in {"loss": loss, **terms, **probe_losses}.items()} | {"learning_rate": lr}
+    run.finish(stage, lam=lam)
+    return lam
+
+
+def train_actor(args: Args, data: Dataset, lam: LAM, stage: str, run: Run) -> Actor:
+    """Stage 2: clones the LAM's latent actions on all transitions. The oracle, a decoder on all true actions, only diagnoses."""
+    cfg, dtype = args.bc, args.dtype
+    torch.manual_seed(args.seed)
+    actor = Actor(cfg, args.frame_stack, args.lam.latent_action_dim).to(args.device, memory_format=torch.channels_last)
+    oracle = ActionDecoder(args.lam.latent_action_dim, args.decoder.hidden_dim, data.actions.shape[1]).to(args.device)
+    if run.load_finished(stage, actor=actor):
+        return actor
+    optim = torch.optim.Adam([*actor.parameters(), *oracle.parameters()], lr=cfg.learning_rate, fused=True)
+    lam.requires_grad_(False)
+
+    def losses(obs, next_obs, actions):
+        with args.autocast():
+            with torch.no_grad():
+                latent_action = lam(obs, next_obs)
+            prediction = actor(obs)
+            oracle_loss = F.mse_loss(oracle(prediction.detach()).float(), actions)
+        return F.mse_loss(prediction.float(), latent_action.float()), oracle_loss
+
+    losses = torch.compile(losses) if args.compile else losses
+    index = data.transitions()
+    total, warmup = (epochs * (len(index) // cfg.batch_size) for epochs in (cfg.num_epochs, cfg.warmup_epochs))
+    for step, values in run.updates(stage, total, cfg.batch_size, actor=actor, oracle=oracle, optim=optim):
+        batch = batch_at(index, cfg.batch_size, args.seed, step)
+        stack = data.observations(batch, args.frame_stack, extra=1)
+
+        optim.param_groups[0]["lr"] = lr = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
+        loss, oracle_loss = losses(to_input(stack[:, OBS], dtype), to_input(stack[:, NEXT_OBS], dtype), data.actions[batch])
+        optim.zero_grad(set_to_none=True)
+        (loss + oracle_loss).backward()
+        optim.step()
+        values.update(loss=loss.detach(), oracle_action_mse=oracle_loss.detach(), learning_rate=lr)
+    run.finish(stage, actor=actor)
+    return actor
+
+
+def train_decoder(args: Args, labeled: tuple[Dataset, torch.Tensor], actor: Actor, stage: str, run: Run) -> ActionDecoder:
+    """Stage 3: decodes the frozen actor's latent actions to true actions on the labelled transitions (dataset, index)."""
+    cfg, (labeled_data, index) = args.decoder, labeled
+    torch.manual_seed(args.seed)
+    decoder = ActionDecoder(args.lam.latent_action_dim, cfg.hidden_dim, labeled_data.actions.shape[1]).to(args.device)
+    if run.load_finished(stage, decoder=decoder):
+        return decoder
+    optim = torch.optim.Adam(decoder.parameters(), lr=cfg.learning_rate, fused=True)
+    latents, actions = infer_all(args, actor, labeled_data, index, OBS), labeled_data.actions[index]
+    for step, values in run.updates(stage, cfg.num_updates, cfg.batch_size, decoder=decoder, optim=optim):
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        rows = torch.randint(len(index), (cfg.batch_size,), generator=generator).to(args.device)
+
+        optim.param_groups[0]["lr"] = lr = learning_rate(cfg.learning_rate, step, 0, cfg.num_updates, args.lr_schedule)
+        loss = F.mse_loss(decoder(latents[rows]), actions[rows])
+        optim.zero_grad(set_to_none=True)
+        loss.backward()
+        optim.step()
+        values.update(loss=loss.detach(), learning_rate=lr)
+    run.finish(stage, decoder=decoder)
+    return decoder
+
+
+def infer_all(args: Args, network: nn.Module, data: Dataset, index: torch.Tensor, *views: slice) -> torch.Tensor:
+    """The network's output for every index, without gradient: float32 (len(index), …). views: OBS, or OBS and NEXT_OBS."""
+    outputs = []
+    with torch.no_grad(), args.autocast():
+        for chunk in index.split(512):
+            stack = data.observations(chunk, args.frame_stack, extra=1)
+            outputs.append(network(*(to_input(stack[:, view], args.dtype) for view in views)).float())
+    return torch.cat(outputs)
+
+
+# differs: no labels in stage 1
+def probe_held_out(args: Args, lam: LAM, data: Dataset, eval_data: Dataset) -> dict:
+    """Ridge regression z → action, fitted on four fifths of the training trajectories, judged on the rest and on unseen videos.
+
+    Gives MSE and MSE / Var(a) (1 is what the mean action reaches). Each part has at most 50,000 transitions.
+    """
+    order = data.shuffle[::-1].copy()  # the same parts as where labelled trajectories must not judge
+    held_out, fit = np.split(order, [max(1, len(order) // 5)])
+    sets = {"fit": (data, fit), "seen_videos": (data, held_out), "unseen_videos": (eval_data, None)}
+    z, actions = {}, {}
+    for name, (source, trajectories) in sets.items():
+        index = source.transitions(trajectories)
+        index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:50_000]]
+        z[name], actions[name] = infer_all(args, lam, source, index, OBS, NEXT_OBS), source.actions[index]
+    z_mean, action_mean = z["fit"].mean(0), actions["fit"].mean(0)
+    centered = (z["fit"] - z_mean).double()
+    gram, moment = centered.T @ centered, centered.T @ (actions["fit"] - action_mean).double()
+    ridge = gram + 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    weight, results = torch.linalg.solve(ridge, moment).float(), {}
+    for name in ("seen_videos", "unseen_videos"):
+        mse = F.mse_loss((z[name] - z_mean) @ weight + action_mean, actions[name]).item()
+        results[f"action_probe_mse/{name}"] = mse
+        results[f"action_probe_mse_over_var/{name}"] = mse / actions[name].var(0, unbiased=False).mean().item()
+    return results
+
+
+# ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------------------------
+
+SKY_HW = 160  # height and width of a background frame: the camera sees about half of it
+# name: (scale of camera and colour, number of training videos; None means all)
+DIFFICULTIES = dict(vanilla=(0.0, 0), easy=(0.1, 4), medium=(0.2, 8), hard=(0.3, None), scale_easy_video_hard=(0.1, None))
+# MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act when a model is compiled): no
+# buffer beyond the picture, a shadow map of 256² instead of 2048², coarser spheres and capsules, a sky as large as the videos.
+CHEAP_VISUAL = b"""<mujoco> <visual> <map znear=".01"/> <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/>
+    <quality shadowsize="256" numslices="12" numstacks="8"/> <global offwidth="%d" offheight="%d"/> </visual> </mujoco>"""
+CHEAP_VISUAL %= (IMG_HW, IMG_HW)
+SMALL_SKY = b"""<mujoco> <asset> <texture name="skybox" type="skybox" builtin="flat" width="%d" height="%d"/> </asset> </mujoco>"""
+SMALL_SKY %= (SKY_HW, SKY_HW)
+
+
+def load_task(task: str, own_sky: bool = True) -> gym.Env:
+    """A dm_control task through Shimmy, cheap to render; observations are dm_control's dictionaries of float64."""
+    import absl.logging  # these imports stand here because dm_control binds to the OpenGL of MUJOCO_GL when it is first imported
+    import shimmy
+    from dm_control import suite
+
+    absl.logging.set_verbosity("error")  # deprecations in dm_control's own XML
+    cheap = {"./common/visual.xml": CHEAP_VISUAL} | ({} if own_sky else {"./common/skybox.xml": SMALL_SKY})
+    with unittest.mock.patch.dict(suite.common.ASSETS, cheap):
+        return shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
+
+
+class DistractingControl(gym.Wrapper):
+    """Pixels instead of states, with colours, camera and background that drift independently of the physics.
+
+    Observations are uint8 (64, 64, 3); info["state"] is the proprioceptive state, float32 (S,), info["physics"] the MuJoCo state
+    behind the picture, float64 (P,). reset(seed=…) seeds physics, colours, camera and background: one seed, the same pixels.
+    color_scale, camera_scale: the scale s of DIFFICULTIES, 0 for none. videos: arrays uint8 (frames, 160, 160, 3), none for the
+    task's own sky. A camera position is (radius in metres, elevation above the horizon and azimuth in radians) about the agent's
+    centre of mass. The constants are those of Stone et al., 2021.
+    """
+
+    def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
+        from dm_control.mujoco import Camera
+
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
+        self.color_scale, self.camera_scale, self.videos = color_scale, camera_scale, videos
+        self.physics = env.unwrapped.physics
+        self.model, self.data = self.physics.model, self.physics.data
+        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # kept: a new one for each picture costs a third more
+        self.own_colors = self.model.mat_rgba[:, :3].copy()
+        if videos:
+            self.sky = self.model.name2id("skybox", "texture")
+            start = self.model.tex_adr[self.sky]
+            self.sky_faces = self.model.tex_data[start : start + 6 * SKY_HW * SKY_HW * 3].reshape(6, SKY_HW, SKY_HW, 3)  # a view
+            humanoid = self.model.name == "humanoid"  # whose ground would hide most of the background
+            self.physics.named.model.mat_rgba["grid", "a"] = 0.3 if humanoid else 1.0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        states, _ = self.env.reset(seed=seed, options=options)
+        streams = np.random.SeedSequence(seed).spawn(3)
+        self.color_rng, self.camera_rng, self.background_rng = (np.random.default_rng(stream) for stream in streams)
+
+        self.color_low = np.clip(self.own_colors - self.color_scale, 0, 1)
+        self.color_high = np.clip(self.own_colors + self.color_scale, 0, 1)
+        self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
+
+        s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
+        radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
+        self.camera_low = np.array([radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)])
+        self.camera_high = np.array([radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)])
+        self.camera_high = np.maximum(self.camera_low, self.camera_high)  # for a camera just below the horizon
+        self.camera_position = self.camera_rng.uniform(self.camera_low, self.camera_high)
+        self.own_radius, direction = radius, self.camera_rng.normal(size=3)
+        self.velocity = direction / np.linalg.norm(direction) * self.camera_rng.uniform(0, 0.4 * s)  # metres per step
+        self.roll, self.roll_velocity = self.camera_rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]  # radians, radians per step
+
+        if self.videos:  # played to and fro from a random frame in a random direction
+            self.video = self.videos[self.background_rng.integers(len(self.videos))]
+            self.video_period = max(2 * len(self.video) - 2, 1)
+            self.video_time = int(self.background_rng.integers(self.video_period))
+        return self.render(), self.make_info(states)
+
+    def step(self, action: np.ndarray):
+        states, reward, terminated, truncated, _ = self.env.step(action)
+
+        colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
+        self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
+
+        s, unit = self.camera_scale, self.camera_scale * self.own_radius / 4
+        velocity = self.velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
+        self.velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
+        position = to_spherical(to_cartesian(self.camera_position) + self.velocity)
+        self.camera_position = np.clip(position, self.camera_low, self.camera_high)
+        roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
+        self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
+        self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
+
+        self.video_time = (self.video_time + 1) % self.video_period if self.videos else None
+        return self.render(), reward, terminated, truncated, self.make_info(states)
+
+    def make_info(self, states: dict) -> dict:
+        state = gym.spaces.flatten(self.env.observation_space, states)  # the order that the experts are trained with
+        return {"state": state.astype(np.float32), "physics": self.physics.get_state()}
+
+    def render(self) -> np.ndarray:
+        """The picture of the current state, uint8 (64, 64, 3), from camera 0 as the distractors have moved it."""
+        import mujoco
+
+        if self.videos:
+            turn = len(self.video) - 1
+            self.sky_faces[:] = self.video[turn - abs(turn - self.video_time)]
+            contexts = self.physics.contexts
+            with contexts.gl.make_current() as context:
+                context.call(mujoco.mjr_uploadTexture, self.model.ptr, contexts.mujoco.ptr, self.sky)
+        mujoco.mj_camlight(self.model.ptr, self.data.ptr)  # the undisturbed pose, which the next line overwrites
+        if self.camera_scale > 0:
+            self.data.cam_xpos[0], self.data.cam_xmat[0] = self.camera_pose()
+        return self.camera.render().copy()
+
+    def camera_pose(self) -> tuple[np.ndarray, np.ndarray]:
+        """Position (3,) and orientation (9,): it looks at the point on its undisturbed axis that is as far away as the agent."""
+        agent, own_position = self.data.subtree_com[1], self.data.cam_xpos[0]
+        own_axis = self.data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
+        target = own_position - own_axis * np.linalg.norm(own_position - agent)
+        position = agent + to_cartesian(self.camera_position)
+        z = (position - target) / np.linalg.norm(position - target)
+        x = np.cross([0, 0, 1], z) / np.linalg.norm(np.cross([0, 0, 1], z))
+        y, cos, sin = np.cross(z, x), math.cos(self.roll), math.sin(self.roll)
+        return position, np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
+
+
+def to_spherical(point: np.ndarray) -> np.ndarray:
+    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2]): the cut lies where no camera of the suite goes."""
+    elevation, azimuth = math.atan2(point[2], math.hypot(point[0], point[1])), math.atan2(point[1], point[0])
+    return np.array([np.linalg.norm(point), elevation, azimuth - 2 * math.pi if azimuth > math.pi / 2 else azimuth])
+
+
+def to_cartesian(position: np.ndarray) -> np.ndarray:
+    radius, elevation, azimuth = position
+    horizontal = math.cos(elevation)
+    return radius * np.array([horizontal * math.cos(azimuth), horizontal * math.sin(azimuth), math.sin(elevation)])
+
+
+def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
+    """Background videos, uint8 (frames, 160, 160, 3), memory-mapped: all of "val", as many of "train" as the difficulty says."""
+    number = DIFFICULTIES[difficulty][1]
+    files = sorted((backgrounds / split).glob("*.npy"))
+    if number != 0 and not files:
+        raise SystemExit(f"error: no background videos (*.npy) in {backgrounds / split}; collect_data.py makes them")
+    return [np.load(file, mmap_mode="r") for file in files[: number if split == "train" or number == 0 else None]]
+
+
+def make_env(task: str, difficulty: str, backgrounds: Path, split: str) -> DistractingControl:
+    scale, videos = DIFFICULTIES[difficulty][0], load_videos(backgrounds, split, difficulty)
+    return DistractingControl(load_task(task, own_sky=not videos), scale, scale, videos)
+
+
+def pick_rendering_backend():
+    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or on Mesa, else OSMesa. A choice of the user's stands."""
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the worker itself: threads for 64×64 pixels only cost
+    if "MUJOCO_GL" in os.environ:
+        return
+    probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
+    for backend in ("egl", "osmesa"):
+        environment = os.environ | {"MUJOCO_GL": backend}
+        if subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode == 0:
+            os.environ["MUJOCO_GL"] = backend
+            return
+    raise SystemExit("error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6")
+
+
+EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
+# returns of the paper's BC on all labels, with and without distractors (Table 3)
+BC_RETURNS = {"cheetah-run": (823, 840), "walker-run": (749, 735), "hopper-hop": (253, 300), "humanoid-walk": (428, 601)}
+
+
+def play_episodes(pipe, task: str, difficulty: str, backgrounds: Path, split: str, frame_stack: int, seeds: list[int]):
+    """A worker process: steps its environments together, one action array (n, A) in, one (obs, rewards) out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+    envs = [make_env(task, difficulty, backgrounds, split) for _ in seeds]
+    envs = [gym.wrappers.FrameStackObservation(env, frame_stack, padding_type="reset") for env in envs]
+    pipe.send((np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)]), np.zeros(len(seeds))))
+    for _ in range(EPISODE_LENGTH):
+        steps = [env.step(action) for env, action in zip(envs, pipe.recv())]
+        pipe.send((np.stack([step[0] for step in steps]), np.array([step[1] for step in steps])))
+
+
+def evaluate(args: Args, data: Dataset, actor: Actor, decoder: nn.Module, split: str, film: Path | None = None) -> dict:
+    """Greedy episodes with one split's videos, all at once: one forward pass per step, environments in worker processes; a film."""
+    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes).tolist()  # not those of the data
+    context, pipes = multiprocessing.get_context("spawn"), []
+    for part in np.array_split(seeds, min(args.eval.num_workers, len(seeds))):
+        pipe, worker_pipe = context.Pipe()
+        settings = (data.task, data.difficulty, args.eval.backgrounds, split, args.frame_stack, part.tolist())
+        context.Process(target=play_episodes, args=(worker_pipe, *settings), daemon=True).start()
+        worker_pipe.close()
+        pipes.append(pipe)
+    returns, frames = np.zeros(len(seeds)), []
+    try:
+        observations, _ = zip(*(pipe.recv() for pipe in pipes))
+        sizes = np.cumsum([len(obs) for obs in observations])[:-1]
+        for step in tqdm(range(EPISODE_LENGTH), desc=f"evaluation, {split} videos", unit="step"):
+            obs = np.concatenate(observations)
+            if film and step % 4 == 0 and step < 400:
+                frames.append(np.concatenate(obs[:4, -1], axis=1))
+            with torch.no_grad(), args.autocast():
+                actions = decoder(actor(to_input(torch.from_numpy(obs).to(args.device), args.dtype)))
+            actions = actions.float().clamp(-1, 1).cpu().numpy()
+            for pipe, part in zip(pipes, np.split(actions, sizes)):
+                pipe.send(part)
+            observations, rewards = zip(*(pipe.recv() for pipe in pipes))
+            returns += np.concatenate(rewards)
+    except (EOFError, ConnectionError):
+        raise SystemExit("error: an evaluation worker died; its message is above")
+    if film:
+        imageio.imwrite(film, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
+    return {"return_mean": float(returns.mean()), "return_std": float(returns.std()), "returns": returns.tolist()}
+
+
+def parse_args(argv: list[str]) -> Args:
+    """The command line: a preset's name first, paper if there is none; --resume brings the run's own command line back."""
+    argv = argv if argv and not argv[0].startswith("-") else ["paper", *argv]
+    presets = {name: (f"{about}; presets: {', '.join(PRESETS)}\n\n{__doc__}", args) for name, (about, args) in PRESETS.items()}
+    args = tyro.extras.overridable_config_cli(presets, args=argv, prog=Path(__file__).name)
+    if not args.resume:
+        return args
+    if len(argv) > 3 or not (args.resume / "args.json").exists():
+        raise SystemExit(f"error: --resume {args.resume}: takes no other arguments, and a run's folder with args.json in it")
+    return dataclasses.replace(parse_args(json.loads((args.resume / "args.json").read_text())["argv"]), resume=args.resume)
+
+
+def check_args(args: Args, data: Dataset, eval_data: Dataset, labeled_data: Dataset):
+    """Refuses what would fail only after hours; fills in the folder of background videos."""
+    budgets, batch_size = args.num_labeled_trajectories, max(args.lam.batch_size, args.bc.batch_size)
+    if min(*budgets, args.eval.num_episodes, args.eval.num_workers) < 1 or args.seed < 0:
+        raise SystemExit("error: label budgets, --eval.num-episodes and --eval.num-workers start at 1, --seed at 0")
+    if max(budgets) > (n := labeled_data.num_trajectories):
+        raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: {labeled_data.path} has {n} trajectories")
+    if len(data.transitions()) < batch_size or data.num_trajectories < 2:
+        raise SystemExit(f"error: {data.path} does not fill a batch of {batch_size} or has a single trajectory: collect more")
+    for other in (eval_data, labeled_data):
+        if other.task != data.task or other.states.shape[1] != data.states.shape[1]:
+            raise SystemExit(f"error: {other.path} is of {other.task}, {data.path} of {data.task}")
+    if eval_data.path == data.path:
+        raise SystemExit(f"error: {data.path} has no evaluation file beside it by its name; give --eval-data")
+    if args.eval.backgrounds is None and "backgrounds" not in data.attributes:
+        raise SystemExit(f"error: {data.path} does not say which videos it was made with; give --eval.backgrounds FOLDER")
+    args.eval.backgrounds = args.eval.backgrounds or data.path.parent / data.attributes["backgrounds"]
+    for split in ("train", "val"):
+        load_videos(args.eval.backgrounds, split, data.difficulty)
+
+
+# differs: no labels in stage 1
+def print_results(results: dict, folder: Path):
+    returns = [results[name] for name in ("dataset_return", "random_return", "reference_return")]
+    print("\n{task}, {difficulty}; returns: expert {}, random actions {}, score 1 {}".format(*returns, **results))
+    print("labelled  videos         probe MSE / Var(a)      return  ± std   score")
+    for number, budget in results["budgets"].items():
+        for videos in ("seen_videos", "unseen_videos"):
+            probe = results["probes"][f"action_probe_mse_over_var/{videos}"]
+            mean, std, score = (budget[videos][name] for name in ("return_mean", "return_std", "normalized_score"))
+            print(f"{number:>8}  {videos:13} {probe:19.3f} {mean:11.1f} {std:6.1f} {score:7.3f}")
+    print(f"{folder}/results.json")
+
+
+# differs: every label budget decodes the same actor
+def main(args: Args):
+    data = Dataset(args.data, args.device)
+    eval_data = Dataset(args.eval_data or args.data.with_name(args.data.name.replace("train", "val")), args.device)
+    labeled_data = Dataset(args.labeled_data, args.device) if args.labeled_data else data
+    check_args(args, data, eval_data, labeled_data)  # before the training, not after it
+    pick_rendering_backend()
+    run = Run(args, data.task)
+    print(f"run folder: {run.folder}")
+    results = {"script": Path(__file__).name, "task": data.task, "difficulty": data.difficulty, "seed": args.seed}
+    for name in ("dataset_return", "random_return"):  # of the expert, of uniform actions
+        results[name] = round(float(data.attributes[name]), 2) if name in data.attributes else None
+    results["reference_return"] = args.eval.reference_return or BC_RETURNS[data.task][data.difficulty == "vanilla"]
+    lam = train_lam(args, data, "lam", run)
+    results["probes"] = probe_held_out(args, lam, data, eval_data)
+    actor = train_actor(args, data, lam, "bc", run)
+    results["budgets"] = run.saved["budgets"]
+    for number in args.num_labeled_trajectories:
+        if str(number) in results["budgets"]:  # a resumed run has finished it
+            continue
+        labeled, budget = (labeled_data, labeled_data.transitions(labeled_data.shuffle[:number])), {}
+        decoder = train_decoder(args, labeled, actor, f"decoder_{number}", run)
+        for split, name in (("train", "seen_videos"), ("val", "unseen_videos")):
+            budget[name] = evaluate(args, data, actor, decoder, split, run.folder / f"rollout_{number}_{name}.gif")
+            budget[name]["normalized_score"] = budget[name]["return_mean"] / results["reference_return"]
+            run.log({"stage": f"eval_{number}", f"eval/return_mean/{name}": budget[name]["return_mean"]})
+        results["budgets"][str(number)] = budget
+        write_whole(run.folder / "results.json", lambda file: file.write(json.dumps(results, indent=2).encode()))
+        run.finish(f"eval_{number}")
+    print_results(results, run.folder)
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args(sys.argv[1:]))
+    except (KeyboardInterrupt, OSError) as error:  # a full disk, a folder without permission
+        raise SystemExit(f"error: {str(error) or 'interrupted'}")
