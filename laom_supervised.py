@@ -163,7 +163,7 @@ class Args:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 autocast, or float32 throughout; auto is bf16 where the hardware has it"""
     compile: bool = torch.cuda.is_available()
-    """torch.compile of the updates; on CPUs it was slower (README)"""
+    """torch.compile of the updates; off on CPUs, where it was slower in a first look"""
     log_interval: int = 50
     """updates between two lines of metrics.jsonl; the only time that the loop waits for the GPU"""
     track: bool = False

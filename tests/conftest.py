@@ -1,23 +1,24 @@
 """Small real data, collected once by the shipped script: the cheetah expert in MuJoCo before five short procedural videos."""
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-with contextlib.suppress(ImportError):
-    import triton  # noqa: F401 before a test renders: the other way round, Mesa's llvmpipe and triton's LLVM crash the process
+if importlib.util.find_spec("torch"):  # test_copies.py also runs where the requirements are not installed
+    with contextlib.suppress(ImportError):
+        import triton  # noqa: F401 before a test renders: the other way round, Mesa's llvmpipe and triton's LLVM crash the process
 
-import collect_data  # noqa: E402
+    import collect_data
 
-collect_data.pick_rendering_backend()
+    collect_data.pick_rendering_backend()
 
 TINY = [
     *("demo", "--num-labeled-trajectories", "2", "--log-interval", "5", "--eval.num-episodes", "2", "--eval.num-workers", "2"),
@@ -37,6 +38,8 @@ def run(*command, timeout: int = 600, **kwargs) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="session")
 def frames(tmp_path_factory) -> Path:
     """A folder of folders of frames: three videos for training, two for evaluation."""
+    from PIL import Image
+
     folder = tmp_path_factory.mktemp("frames")
     for video in range(5):
         (folder / f"video{video}").mkdir()
