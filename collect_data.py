@@ -53,6 +53,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
+from gymnasium.wrappers.utils import RunningMeanStd
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
@@ -183,23 +184,14 @@ class Expert:
         return np.tanh(x) if self.about["algorithm"] == "sac" else np.clip(x, -1, 1)
 
 
-class RunningStatistics:
-    """Mean and standard deviation of all states seen so far (Chan et al., 1979: batches merged exactly)."""
+class RunningStatistics(RunningMeanStd):
+    """Mean and variance of all states seen so far, float64 (S,)."""
 
-    def __init__(self, size: int):
-        self.count, self.mean, self.m2 = 1e-4, np.zeros(size), np.full(size, 1e-4)
-
-    def update(self, states: np.ndarray):
-        count, delta = self.count + len(states), states.mean(0) - self.mean
-        self.m2 += states.var(0) * len(states) + delta**2 * self.count * len(states) / count
-        self.mean, self.count = self.mean + delta * len(states) / count, count
-
-    @property
     def std(self) -> np.ndarray:
-        return np.sqrt(self.m2 / self.count) + 1e-3
+        return np.sqrt(self.var) + 1e-3
 
     def normalize(self, states: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(np.clip((states - self.mean) / self.std, -10, 10), dtype=torch.float32)
+        return torch.as_tensor(np.clip((states - self.mean) / self.std(), -10, 10), dtype=torch.float32)
 
 
 def make_state_envs(task: str, num_envs: int) -> gym.vector.VectorEnv:
@@ -329,24 +321,23 @@ class PPOExpert(nn.Module):
 
     def __init__(self, args: PPOArgs, state_dim: int, action_dim: int):
         super().__init__()
-        self.mean = mlp([state_dim, args.hidden_dim, args.hidden_dim, action_dim], nn.Tanh)
+        self.actor = mlp([state_dim, args.hidden_dim, args.hidden_dim, action_dim], nn.Tanh)
         self.value = mlp([state_dim, args.hidden_dim, args.hidden_dim, 1], nn.Tanh)
-        nn.init.orthogonal_(self.mean[-1].weight, 0.01)
+        nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         self.log_std = nn.Parameter(torch.full((action_dim,), -0.5))
-        self.optim = torch.optim.Adam(self.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
-        self.optims = [self.optim]
+        self.optims = [torch.optim.Adam(self.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)]
 
     def distribution(self, states: torch.Tensor) -> torch.distributions.Distribution:
-        normal = torch.distributions.Normal(self.mean(states), self.log_std.exp(), validate_args=False)
+        normal = torch.distributions.Normal(self.actor(states), self.log_std.exp(), validate_args=False)
         return torch.distributions.Independent(normal, 1, validate_args=False)
 
 
 def train_ppo(args: Args, training: "ExpertTraining"):
-    ppo, envs, agent, statistics = args.ppo, training.envs, training.agent, training.statistics
+    ppo, envs, agent, statistics, (optim,) = args.ppo, training.envs, training.agent, training.statistics, training.agent.optims
     for step in training.steps(ppo.total_steps, ppo.num_envs * ppo.rollout_length):
         if (step - training.first_step) // ppo.num_envs % EPISODE_LENGTH == 0:
             states, _ = envs.reset(seed=args.seed + step)
-        rollout = collections.defaultdict(list)
+        rollout = []
         for _ in range(ppo.rollout_length):
             statistics.update(states)
             normalized = statistics.normalize(states)
@@ -356,34 +347,29 @@ def train_ppo(args: Args, training: "ExpertTraining"):
                 log_probs, values = distribution.log_prob(actions), agent.value(normalized)[:, 0]
             states, rewards, *_ = envs.step(actions.numpy().clip(-1, 1))
             rewards = torch.as_tensor(rewards * 0.1, dtype=torch.float32)  # returns near 10, not 100
-            for name, value in zip(
-                ("states", "actions", "log_probs", "values", "rewards"), (normalized, actions, log_probs, values, rewards)
-            ):
-                rollout[name].append(value)
-        data = {name: torch.stack(values) for name, values in rollout.items()}  # (rollout_length, num_envs, …)
+            rollout.append((normalized, actions, log_probs, values, rewards))
+        seen, actions, log_probs, values, rewards = map(torch.stack, zip(*rollout))  # (rollout_length, num_envs, …)
         with torch.no_grad():  # generalised advantage estimate; an episode's end is not an end of the task: bootstrap
-            next_value, advantage = agent.value(statistics.normalize(states))[:, 0], torch.zeros(ppo.num_envs)
-            advantages = torch.zeros_like(data["rewards"])
+            next_value, advantage, advantages = agent.value(statistics.normalize(states))[:, 0], 0.0, torch.zeros_like(values)
             for t in reversed(range(ppo.rollout_length)):
-                delta = data["rewards"][t] + ppo.gamma * next_value - data["values"][t]
+                delta = rewards[t] + ppo.gamma * next_value - values[t]
                 advantages[t] = advantage = delta + ppo.gamma * ppo.gae_lambda * advantage
-                next_value = data["values"][t]
-        data["returns"], data["advantages"] = advantages + data["values"], advantages
-        data = {name: value.flatten(0, 1) for name, value in data.items()}
+                next_value = values[t]
+        data = [x.flatten(0, 1) for x in (seen, actions, log_probs, advantages, advantages + values)]
 
-        agent.optim.param_groups[0]["lr"] = ppo.learning_rate * (1 - step / ppo.total_steps)
+        optim.param_groups[0]["lr"] = ppo.learning_rate * (1 - step / ppo.total_steps)
         for _ in range(ppo.update_epochs):
-            for rows in torch.randperm(len(data["returns"])).chunk(ppo.num_minibatches):
-                batch = {name: value[rows] for name, value in data.items()}
-                ratio = (agent.distribution(batch["states"]).log_prob(batch["actions"]) - batch["log_probs"]).exp()
-                advantage = (batch["advantages"] - batch["advantages"].mean()) / (batch["advantages"].std() + 1e-8)
+            for rows in torch.randperm(len(data[0])).chunk(ppo.num_minibatches):
+                batch_states, batch_actions, old_log_probs, advantage, returns = (x[rows] for x in data)
+                ratio = (agent.distribution(batch_states).log_prob(batch_actions) - old_log_probs).exp()
+                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
                 clipped = ratio.clamp(1 - ppo.clip_coef, 1 + ppo.clip_coef)
                 policy_loss = -torch.min(ratio * advantage, clipped * advantage).mean()
-                value_loss = 0.5 * F.mse_loss(agent.value(batch["states"])[:, 0], batch["returns"])
-                agent.optim.zero_grad()
+                value_loss = 0.5 * F.mse_loss(agent.value(batch_states)[:, 0], returns)
+                optim.zero_grad()
                 (policy_loss + value_loss).backward()
                 nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
-                agent.optim.step()
+                optim.step()
 
 
 class ExpertTraining:
@@ -393,17 +379,20 @@ class ExpertTraining:
     continues from the checkpoint; SAC fills its buffer anew with that policy.
     """
 
+    saved = ("step", "seconds", "curve", "best_score", "made_by")  # in the checkpoint, beside networks and statistics
+
     def __init__(self, args: Args):
-        hyper = args.sac if args.train_expert == "sac" else args.ppo
+        self.algorithm, self.task, self.interval = args.train_expert, args.task, args.eval_interval
+        self.seed, self.hyper = args.seed, getattr(args, args.train_expert)
         torch.manual_seed(args.seed)
-        self.args, self.envs = args, make_state_envs(args.task, hyper.num_envs)
+        self.envs = make_state_envs(args.task, self.hyper.num_envs)
         self.state_dim, self.action_dim = self.envs.single_observation_space.shape[0], self.envs.single_action_space.shape[0]
-        self.agent = (SACExpert if args.train_expert == "sac" else PPOExpert)(hyper, self.state_dim, self.action_dim)
-        self.statistics = RunningStatistics(self.state_dim)
+        self.agent = {"sac": SACExpert, "ppo": PPOExpert}[self.algorithm](self.hyper, self.state_dim, self.action_dim)
+        self.statistics = RunningStatistics(shape=self.state_dim)
         self.step, self.seconds, self.curve, self.best_score = 0, 0.0, [], -math.inf
         self.path = args.expert_output / f"{args.task}.npz"
         self.checkpoint = self.path.with_suffix(".checkpoint.pt")
-        self.made_by = f"{args.train_expert}, seed {args.seed}, {hyper.hidden_dim} units, {hyper.num_envs} environments"
+        self.made_by = f"{self.algorithm}, seed {self.seed}, {self.hyper.hidden_dim} units, {self.hyper.num_envs} environments"
         args.expert_output.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self.load()
@@ -413,20 +402,19 @@ class ExpertTraining:
     def steps(self, total: int, per_round: int):
         """Yields the environment step at the start of each round; evaluates between rounds."""
         started = time.time() - self.seconds
-        title = f"{self.args.train_expert} {self.args.task}"
+        title = f"{self.algorithm} {self.task}"
         with tqdm(total=total, initial=self.step, desc=title, unit="step", unit_scale=True) as bar:
             while self.step < total:
                 yield self.step
                 before, self.step = self.step, self.step + per_round
                 bar.update(per_round)
-                if before // self.args.eval_interval < self.step // self.args.eval_interval or self.step >= total:
+                if before // self.interval < self.step // self.interval or self.step >= total:
                     self.seconds = time.time() - started
                     self.evaluate()
                     bar.set_postfix(greedy_return=f"{self.curve[-1]['mean']:.0f}")
 
     def evaluate(self):
-        expert = Expert(self.export())
-        returns = play_expert(expert, self.args.task, episodes=10, seed=self.args.seed + 10**5)
+        returns = play_expert(Expert(self.export()), self.task, episodes=10, seed=self.seed + 10**5)
         point = {"mean": returns.mean(), "std": returns.std(), "min": returns.min(), "seconds": self.seconds}
         self.curve.append({"step": self.step} | {name: round(float(value), 2) for name, value in point.items()})
         if returns.mean() - returns.std() > self.best_score:
@@ -440,18 +428,16 @@ class ExpertTraining:
         step, mean, std = (np.array([point[name] for point in self.curve]) for name in ("step", "mean", "std"))
         axes.plot(step, mean)
         axes.fill_between(step, mean - std, mean + std, alpha=0.3)
-        axes.set(xlabel="environment steps", ylabel="return, 10 greedy episodes", title=self.args.task)
+        axes.set(xlabel="environment steps", ylabel="return, 10 greedy episodes", title=self.task)
         figure.savefig(self.path.with_suffix(".png"), dpi=120)
 
     def export(self) -> dict[str, np.ndarray]:
         """The arrays of the expert file: the linear layers of the mean action, the state statistics and how it was trained."""
-        algorithm = self.args.train_expert
-        linears = [layer for layer in (self.agent.actor if algorithm == "sac" else self.agent.mean) if isinstance(layer, nn.Linear)]
-        about = {"task": self.args.task, "algorithm": algorithm, "num_layers": len(linears), "seed": self.args.seed}
-        about |= {"steps": self.step, "seconds": round(self.seconds)}
-        about["hyperparameters"] = dataclasses.asdict(self.args.sac if algorithm == "sac" else self.args.ppo)
-        arrays = {"about": np.array(json.dumps(about))}
-        arrays |= {"state_mean": self.statistics.mean.astype(np.float32), "state_std": self.statistics.std.astype(np.float32)}
+        linears = [layer for layer in self.agent.actor if isinstance(layer, nn.Linear)]
+        about = {"task": self.task, "algorithm": self.algorithm, "num_layers": len(linears), "seed": self.seed}
+        about |= {"steps": self.step, "seconds": round(self.seconds), "hyperparameters": dataclasses.asdict(self.hyper)}
+        mean, std = self.statistics.mean.astype(np.float32), self.statistics.std().astype(np.float32)
+        arrays = {"about": np.array(json.dumps(about)), "state_mean": mean, "state_std": std}
         for i, linear in enumerate(linears):
             rows = self.action_dim if i == len(linears) - 1 else None  # SAC's last layer also gives standard deviations
             arrays[f"weight_{i}"] = linear.weight.detach().numpy()[:rows]
@@ -459,7 +445,7 @@ class ExpertTraining:
         return arrays
 
     def save(self):
-        state = {name: getattr(self, name) for name in ("step", "seconds", "curve", "best_score", "made_by")}
+        state = {name: getattr(self, name) for name in self.saved}
         state["agent"], state["optims"] = self.agent.state_dict(), [optim.state_dict() for optim in self.agent.optims]
         state["statistics"] = {name: torch.as_tensor(value) for name, value in vars(self.statistics).items()}
         torch.save(state, self.checkpoint.with_suffix(".partial"))
@@ -469,13 +455,11 @@ class ExpertTraining:
         state = torch.load(self.checkpoint, weights_only=True)
         if state["made_by"] != self.made_by:
             raise SystemExit(f"error: {self.checkpoint} was made by {state['made_by']}; remove it or give another --expert-output")
-        for name in ("step", "seconds", "curve", "best_score"):
-            setattr(self, name, state[name])
+        vars(self).update({name: state[name] for name in self.saved})
         self.agent.load_state_dict(state["agent"])
         for optim, saved in zip(self.agent.optims, state["optims"]):
             optim.load_state_dict(saved)
-        for name, value in state["statistics"].items():
-            setattr(self.statistics, name, value.numpy() if value.ndim else value.item())
+        vars(self.statistics).update({name: state["statistics"][name].numpy() for name in vars(self.statistics)})
         print(f"continuing from {self.checkpoint} at step {self.step:,}")
 
 
