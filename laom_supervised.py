@@ -15,21 +15,20 @@ A policy then imitates the latent actions on all videos, and a small decoder tur
     python laom_supervised.py --num-labeled-trajectories 2 8 128     # the paper's setting (Appendix F) with three label budgets
     python laom_supervised.py --resume runs/<run>                    # continues a killed run where its last checkpoint is
 
-Everything is written to runs/<task>__laom_supervised__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is
-one gradient update), results.json, the weights, checkpoint.pt, pictures and films.
-
-Where we deviate: one homography per augmented image, not one per sub-batch; the decoder's inputs are computed once; labelled
-windows stay inside their trajectory; evaluation has its own seeds, seeded distractors, and unseen videos beside the seen ones.
+Everything goes to runs/<task>__laom_supervised__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is one
+update), results.json, weights, checkpoint.pt, films. Where we deviate from the paper or its released code: the table in README.md.
 """
 
 import copy
 import dataclasses
 import fcntl
 import functools
+import glob
 import json
 import math
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -37,7 +36,6 @@ import sys
 import threading
 import time
 import unittest.mock
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,18 +58,13 @@ from tqdm import tqdm
 class NetworkArgs:
     """What stages 1 and 2 have in common."""
 
-    num_epochs: int = 10
-    """passes over all transitions"""
-    batch_size: int = 512
-    """transitions per update"""
-    learning_rate: float = 1e-4
-    """Adam's, after the warm-up"""
-    warmup_epochs: float = 0
-    """epochs in which the learning rate rises linearly from zero"""
-    encoder_scale: int = 6
-    """the encoder's three blocks have (16, 32, 32) times as many channels"""
-    encoder_num_res_blocks: int = 2
-    """residual blocks per encoder block"""
+    num_epochs: int = 10  # passes over all transitions
+    batch_size: int = 512  # transitions per update
+    learning_rate: float = 1e-4  # Adam's, after the warm-up
+    warmup_epochs: float = 0  # epochs in which the learning rate rises linearly from zero
+    encoder_scale: int = 6  # the encoder's three blocks have (16, 32, 32) times as many channels
+    encoder_num_res_blocks: int = 2  # residual blocks per encoder block
+    checkpoint: Path | None = None  # another run's folder, or its file of weights, to take the finished stage from
 
 
 @dataclass
@@ -79,26 +72,16 @@ class LAMArgs(NetworkArgs):
     """Stage 1: the latent action model."""
 
     warmup_epochs: float = 3
-    labeled_batch_size: int = 128
-    """labelled transitions per update"""
-    labeled_loss_coef: float | None = None
-    """weight c of the labelled loss; the default is 0.01, and 0.001 for cheetah-run"""
-    future_obs_offset: int = 10
-    """K: the IDM compares obs[t] with obs[t + k], k uniform in 1..K (multi-step IDM, Section 4); the FDM always predicts t + 1"""
-    latent_action_dim: int = 8192
-    """size of z"""
-    act_head_dim: int = 1024
-    """width of the IDM's layers"""
-    obs_head_dim: int = 1024
-    """width of the FDM's layers"""
-    use_aug: bool = True
-    """random shift, rotation and perspective of obs, next_obs and future_obs (Section 4)"""
-    target: Literal["ema", "stop_grad"] = "ema"
-    """what embeds the target: a slow copy of the encoder, or the encoder itself without gradient (Appendix D)"""
-    target_tau: float = 0.001
-    """step of the slow copy towards the encoder"""
-    target_update_every: int = 1
-    """updates between two such steps"""
+    labeled_batch_size: int = 128  # labelled transitions per update
+    labeled_loss_coef: float | None = None  # weight c of the labelled loss; the default is 0.01, and 0.001 for cheetah-run
+    future_obs_offset: int = 10  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (multi-step IDM, Section 4)
+    latent_action_dim: int = 8192  # size of z
+    act_head_dim: int = 1024  # width of the IDM's layers
+    obs_head_dim: int = 1024  # width of the FDM's layers
+    use_aug: bool = True  # random shift, rotation and perspective of obs, next_obs and future_obs (Section 4)
+    target: Literal["ema", "stop_grad"] = "ema"  # embeds the target: a slow copy of the encoder, or itself (Appendix D)
+    target_tau: float = 0.001  # step of the slow copy towards the encoder
+    target_update_every: int = 1  # updates between two such steps
 
 
 @dataclass
@@ -112,62 +95,43 @@ class BCArgs(NetworkArgs):
 class DecoderArgs:
     """Stage 3: the decoder from latent to true actions, on the labelled trajectories alone."""
 
-    num_updates: int = 2500
-    """updates; the paper's total_updates"""
-    batch_size: int = 512
-    """labelled transitions per update"""
-    learning_rate: float = 3e-4
-    """Adam's"""
-    hidden_dim: int = 256
-    """width of the two hidden layers"""
+    num_updates: int = 2500  # updates; the paper's total_updates
+    batch_size: int = 512  # labelled transitions per update
+    learning_rate: float = 3e-4  # Adam's
+    hidden_dim: int = 256  # width of the two hidden layers
 
 
 @dataclass
 class EvalArgs:
     """Evaluation in the environment."""
 
-    num_episodes: int = 25
-    """episodes per setting (seen videos, unseen videos)"""
-    num_workers: int = os.cpu_count() or 1
-    """processes that simulate and render"""
-    backgrounds: Path | None = None
-    """folder with train/*.npy and val/*.npy videos, made by collect_data.py; the default is the one that the data were made with"""
-    reference_return: float | None = None
-    """return that counts as 1 in the normalised score; the default is that of the paper's BC on all labels (Table 3)"""
+    num_episodes: int = 25  # episodes per setting (seen videos, unseen videos)
+    num_workers: int = os.cpu_count() or 1  # processes that simulate and render
+    backgrounds: Path | None = None  # background videos, train/*.npy and val/*.npy; the default is the data's own
+    reference_return: float | None = None  # what counts as score 1; the default is BC on all labels of Table 3
 
 
 @dataclass
 class Args:
-    data: Path = Path("data/cheetah-run__scale_easy_video_hard__train.hdf5")
-    """training trajectories, an HDF5 file of collect_data.py or of the paper's release"""
-    eval_data: Path | None = None
-    """trajectories with unseen videos for the held-out probe; the default is the file named …val… beside the data"""
-    labeled_data: Path | None = None
-    """a separate file to take labelled trajectories from; the default takes them from the data"""
-    num_labeled_trajectories: tuple[int, ...] = (128,)
-    """label budgets: the first n of one fixed shuffle of the trajectories (2.5% of 5,000 is 128)"""
-    seed: int = 0
-    """of weights, batches and augmentation"""
-    frame_stack: int = 3
-    """frames per observation, oldest first"""
-    lr_schedule: Literal["cosine", "linear"] = "cosine"
-    """fall of the learning rate after the warm-up (Appendix D; the released code's is linear)"""
-    runs: Path = Path("runs")
-    """folder of all runs"""
-    resume: Path | None = None
-    """run to continue from its last checkpoint, with the arguments that it was started with"""
-    checkpoint_minutes: float = 10
-    """minutes between checkpoints inside a stage"""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """where the networks live"""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16 autocast, or float32 throughout; auto is bf16 where the hardware has it"""
-    compile: bool = torch.cuda.is_available()
-    """torch.compile of the updates; off on CPUs, where it was slower in a first look"""
-    log_interval: int = 50
-    """updates between two lines of metrics.jsonl; the only time that the loop waits for the GPU"""
-    track: bool = False
-    """also log to Weights & Biases"""
+    data: tuple[str, ...] = ("data/cheetah-run__scale_easy_video_hard__train.hdf5",)
+    """training trajectories: files of collect_data.py or of the paper's release, or quoted globs, together one dataset"""
+    trajectories_per_file: int | None = None  # take so many from each file of the data (cross-embodied, Figure 10: 1666)
+    labeled_data: tuple[str, ...] = ()  # files to take labelled trajectories from, perhaps of another task; the default is the data
+    eval_data: tuple[str, ...] = ()  # trajectories with unseen videos; the default are the files named …val… beside the labelled
+    twin_data: tuple[str, ...] = ()  # the trajectories of eval_data under other distractors (collect_data.py --rerender)
+    num_labeled_trajectories: tuple[int, ...] = (128,)  # label budgets: the first n of one fixed shuffle
+    seed: int = 0  # of weights, batches and augmentation
+    frame_stack: int = 3  # frames per observation, oldest first
+    lr_schedule: Literal["cosine", "linear"] = "cosine"  # of the learning rate after its warm-up (released code: linear)
+    runs: Path = Path("runs")  # folder of all runs
+    resume: Path | None = None  # run to continue from its last checkpoint, with the arguments that it was started with
+    checkpoint_minutes: float = 10  # minutes between checkpoints inside a stage
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the networks live
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # bf16 autocast or float32; auto is bf16 where it is fast
+    compile: bool = torch.cuda.is_available()  # torch.compile of the updates; off on CPUs, where it was slower in a first look
+    log_interval: int = 50  # updates between two lines of metrics.jsonl; the only time that the loop waits for the GPU
+    track: bool = False  # also log to Weights & Biases
+    reconstruct: bool = False  # after stage 1, draw what the frozen embedding holds (Figure 11)
     lam: LAMArgs = field(default_factory=LAMArgs)
     bc: BCArgs = field(default_factory=BCArgs)
     decoder: DecoderArgs = field(default_factory=DecoderArgs)
@@ -204,48 +168,58 @@ OBS, NEXT_OBS = slice(None, -1), slice(1, None)  # of a stack with one extra fra
 
 
 class Dataset:
-    """The trajectories of one HDF5 file, read in place: frames stay in the file until a batch asks for them.
+    """The trajectories of one or more HDF5 files, read in place: frames stay in the files until a batch asks for them.
 
     An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A), clipped to [-1, 1] (the paper's
-    files hold unclipped means); first, last: int64 (N,), the ends of each frame's trajectory. A file that is no dataset: one line.
+    files hold unclipped means). Each task has columns of its own, NaN in the rows of other tasks; plain videos have one of NaN.
+    first, last: int64 (N,), the ends of each frame's trajectory. A file that is no dataset: one line.
     """
 
-    def __init__(self, path: Path, device: str):
-        self.path, self.device = path, device
-        try:
-            with h5py.File(path) as file:
-                self.attributes, self.difficulty = dict(file.attrs), file.attrs["difficulty"]
-                self.task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
-                groups = [file[name] for name in sorted((name for name in file if name.isdigit()), key=int)]
-                for group in groups:
-                    self.check(group)
-                lengths = torch.tensor([len(group["obs"]) for group in groups])
-                obs_offsets = torch.tensor([group["obs"].id.get_offset() for group in groups])
-                self.states = torch.from_numpy(np.concatenate([group["states"][:] for group in groups])).to(device)
-                self.actions = torch.from_numpy(np.concatenate([group["actions"][:] for group in groups])).clamp(-1, 1).to(device)
-        except FileNotFoundError:
-            raise SystemExit(f"error: no file {path}; collect_data.py makes one")
-        except (OSError, KeyError, ValueError) as error:  # not HDF5, truncated, arrays missing, no trajectories
-            raise SystemExit(f"error: {path} is not a whole dataset: {error}")
-        self.num_trajectories, ends = len(lengths), lengths.cumsum(0)
+    def __init__(self, patterns: tuple[str, ...], device: str, trajectories_per_file: int | None = None):
+        self.paths = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
+        self.device, self.frames, by_task = device, [], {}
+        for number, path in enumerate(self.paths):
+            try:
+                with h5py.File(path) as file:
+                    attributes, task = dict(file.attrs), f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
+                    names = sorted((name for name in file if name.isdigit()), key=int)[:trajectories_per_file]
+                    by_task.setdefault(task, []).extend(self.read(path, number, file[name]) for name in names)
+                if number == 0:
+                    self.attributes, self.difficulty = attributes, attributes["difficulty"]
+            except FileNotFoundError:
+                raise SystemExit(f"error: no file {path}; collect_data.py makes one")
+            except (OSError, KeyError) as error:  # not HDF5, truncated, arrays missing
+                raise SystemExit(f"error: {path} is not a whole dataset: {error}")
+            file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="c"))
+            # every position as the start of a frame: an overlapping view, so that one index_select gathers any frames
+            self.frames.append(file_bytes.as_strided((max(len(file_bytes) - FRAME_BYTES + 1, 0), FRAME_BYTES), (1, 1)))
+        trajectories = [trajectory for group in by_task.values() for trajectory in group]
+        if not trajectories:
+            raise SystemExit(f"error: {', '.join(map(str, self.paths))}: not a whole dataset, no trajectories in it")
+        self.task, self.num_trajectories = "+".join(by_task), len(trajectories)
+        columns = lambda name: own_columns([[trajectory[name] for trajectory in group] for group in by_task.values()]).to(device)
+        self.states, self.actions = columns("states"), columns("actions").clamp(-1, 1)
+        self.file, lengths, obs_offsets, self.returns = (
+            torch.tensor([trajectory[name] for trajectory in trajectories]) for name in ("file", "length", "offset", "return")
+        )
         self.shuffle = np.random.default_rng(42).permutation(len(lengths))  # label budgets are its beginnings, whatever the seed
-        self.trajectory = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        self.trajectory, ends = torch.repeat_interleave(torch.arange(len(lengths)), lengths), lengths.cumsum(0)
         self.first, self.last = (ends - lengths)[self.trajectory], ends[self.trajectory] - 1
         self.byte_offset = obs_offsets[self.trajectory] + (torch.arange(len(self.first)) - self.first) * FRAME_BYTES
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
-        file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="r"))
-        # every position in the file as the start of a frame: an overlapping view, so that one index_select gathers any frames
-        self.frames = file_bytes.as_strided((len(file_bytes) - FRAME_BYTES + 1, FRAME_BYTES), (1, 1))
 
-    def check(self, group: h5py.Group):
-        obs, where = group["obs"], f"{self.path}, trajectory {group.name}"
+    def read(self, path: Path, number: int, group: h5py.Group) -> dict:
+        """All of a trajectory but its frames."""
+        obs, where = group["obs"], f"{path}, trajectory {group.name}"
         if obs.shape[1:] != (IMG_HW, IMG_HW, 3) or obs.dtype != np.uint8:
             raise SystemExit(f"error: {where}: obs are {obs.dtype} {obs.shape[1:]}, not uint8 {(IMG_HW, IMG_HW, 3)}")
         if obs.id.get_offset() is None:
             raise SystemExit(f"error: {where}: obs are compressed or chunked; rewrite the file: h5repack -l CONTI IN OUT")
+        trajectory = {"file": number, "length": len(obs), "offset": obs.id.get_offset()}
         for name in ("states", "actions"):
-            if len(group[name]) != len(obs) or not np.isfinite(group[name][:]).all():
+            trajectory[name] = group[name][:] if name in group else np.full((len(obs), 1), np.nan, np.float32)
+            if len(trajectory[name]) != len(obs) or name in group and not np.isfinite(trajectory[name]).all():
                 raise SystemExit(f"error: {where}: {name} hold NaN or infinite values, or are not as many as obs")
+        return trajectory | {"return": float(group.attrs.get("traj_return", np.nan))}
 
     def transitions(self, trajectories: np.ndarray | None = None) -> torch.Tensor:
         """Indices of all frames that have a successor, or of those in the given trajectories: int64."""
@@ -258,13 +232,32 @@ class Dataset:
         """The frames from index - frame_stack + 1 (at the start: the first again) to index + extra: uint8 (B, T, 64, 64, 3)."""
         rows = index[:, None] + torch.arange(1 - frame_stack, 1 + extra)
         rows = torch.maximum(rows, self.first[index][:, None])
-        frames = self.frames.index_select(0, self.byte_offset[rows].flatten()).view(*rows.shape, IMG_HW, IMG_HW, 3)
+        offsets = self.byte_offset[rows].flatten()
+        if len(self.frames) == 1:
+            frames = self.frames[0].index_select(0, offsets)
+        else:
+            file, frames = self.file[self.trajectory[rows]].flatten(), torch.empty(len(offsets), FRAME_BYTES, dtype=torch.uint8)
+            for number in file.unique().tolist():
+                frames[file == number] = self.frames[number].index_select(0, offsets[file == number])
+        frames = frames.view(*rows.shape, IMG_HW, IMG_HW, 3)
         return frames.pin_memory().to(self.device, non_blocking=True) if self.device.startswith("cuda") else frames
 
     def future(self, index: torch.Tensor, max_offset: int, generator: torch.Generator) -> torch.Tensor:
         """index + k with k uniform in 1..max_offset, or in as much of it as the trajectory has left: int64 (B,)."""
         reach = (self.last[index] - index).clamp(max=max_offset)
         return index + 1 + (torch.rand(len(index), generator=generator) * reach).long().clamp(max=reach - 1)
+
+
+def own_columns(tasks: list[list[np.ndarray]]) -> torch.Tensor:
+    """Arrays (T, D) of each task's trajectories → float32 (all T, D of all tasks), NaN outside a task's own columns."""
+    blocks = [torch.from_numpy(np.concatenate(arrays)) for arrays in tasks]
+    return torch.block_diag(*blocks).where(torch.block_diag(*map(torch.ones_like, blocks)) > 0, math.nan)
+
+
+def own_mse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean squared error over the target's own columns, those that are not NaN (all of them unless tasks are mixed)."""
+    own = target.isfinite()
+    return ((prediction.float() - target.nan_to_num()).square() * own).sum() / own.sum()
 
 
 def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -302,15 +295,13 @@ def random_homographies(number: int, generator: torch.Generator) -> torch.Tensor
 
 def augment(images: torch.Tensor, homographies: torch.Tensor) -> torch.Tensor:
     """Warps images (B, C, 64, 64) with bilinear sampling and replicated edges; all frames of a stack move together."""
-    half = (IMG_HW - 1) / 2
+    homographies, half = homographies.to(images.device), (IMG_HW - 1) / 2
     axis = torch.arange(IMG_HW, device=images.device) - half
-    points = torch.stack(
-        [axis.repeat(IMG_HW), axis.repeat_interleave(IMG_HW), torch.ones(IMG_HW**2, device=images.device)]
-    )  # (3, 64²)
-    points = homographies.to(images.device) @ points  # (B, 3, 64²)
-    grid = (points[:, :2] / points[:, 2:] / half).transpose(1, 2).reshape(-1, IMG_HW, IMG_HW, 2)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    points = homographies @ torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # (B, 3, 64²)
+    grid = (points[:, :2] / points[:, 2:] / half).unflatten(2, (IMG_HW, IMG_HW)).permute(0, 2, 3, 1)
     warped = F.grid_sample(images, grid.to(images.dtype), "bilinear", "border", align_corners=True)
-    identity = (homographies == torch.eye(3)).all(-1).all(-1).to(images.device)
+    identity = (homographies == torch.eye(3, device=images.device)).all(-1).all(-1)
     return torch.where(identity[:, None, None, None], images, warped)
 
 
@@ -367,7 +358,7 @@ class Head(nn.Module):
 
 
 def init_weights(module: nn.Module):
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
+    if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.orthogonal_(module.weight)
         nn.init.zeros_(module.bias)
 
@@ -394,6 +385,11 @@ class LAM(nn.Module):
 
     def forward(self, obs, future_obs):  # latent actions for relabelling: (B, Z)
         return self.infer(*self.embed(torch.cat([obs, future_obs])).chunk(2))
+
+    def prediction_errors(self, obs, next_obs):  # (1, 2): the FDM's MSE with each transition's own z, and with another's
+        obs_embedding, next_embedding = self.embed(obs), self.embed(next_obs)
+        z = self.infer(obs_embedding, next_embedding)
+        return torch.stack([F.mse_loss(self.predict(obs_embedding, x), next_embedding) for x in (z, z.roll(1, 0))])[None]
 
 
 class Actor(nn.Module):
@@ -495,21 +491,28 @@ class Run:
         state |= {"finished": self.saved["finished"], "budgets": self.saved["budgets"], "metrics_size": self.metrics.tell()}
         write_whole(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
 
+    def weights(self, folder: Path, name: str, stage: str) -> Path:
+        return folder / ("_".join([name, *stage.split("_")[1:]]) + ".pt")  # <name>.pt, or <name>_<budget>.pt
+
     def finish(self, stage: str, **modules: nn.Module):
-        """Keeps a finished stage's weights as <name>.pt, or <name>_<budget>.pt."""
+        """Keeps a finished stage's weights."""
         for name, module in modules.items():
-            path = self.folder / ("_".join([name, *stage.split("_")[1:]]) + ".pt")
-            write_whole(path, lambda file: torch.save(module.state_dict(), file))
+            write_whole(self.weights(self.folder, name, stage), lambda file: torch.save(module.state_dict(), file))
         self.saved["finished"].append(stage)
         self.save_checkpoint(stage=None)
 
-    def load_finished(self, stage: str, **modules: nn.Module) -> bool:
-        """Loads the weights of a stage that a resumed run has finished; says whether it has."""
-        if stage in self.saved["finished"]:
-            for name, module in modules.items():
-                path = self.folder / ("_".join([name, *stage.split("_")[1:]]) + ".pt")
+    def load_finished(self, stage: str, checkpoint: Path | None = None, **modules: nn.Module) -> bool:
+        """Loads the weights of a stage that this run, or that of --<stage>.checkpoint, has finished; says whether there is one."""
+        folder = self.folder if stage in self.saved["finished"] else checkpoint
+        for name, module in modules.items() if folder else ():
+            path = folder if folder.suffix == ".pt" else self.weights(folder, name, stage)
+            try:
                 module.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
-        return stage in self.saved["finished"]
+            except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+                raise SystemExit(f"error: {path} holds no weights for this network: {str(error).splitlines()[0]}")
+        if folder and folder != self.folder:
+            self.finish(stage, **modules)
+        return bool(folder)
 
 
 def write_whole(path: Path, write: Callable):
@@ -546,19 +549,19 @@ def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], 
     """Stage 1: trains a LAM on all transitions of the data and on the labelled transitions (dataset, index)."""
     cfg, dtype, offset = args.lam, args.dtype, args.lam.future_obs_offset
     torch.manual_seed(args.seed)
-    lam = LAM(cfg, args.frame_stack, data.actions.shape[1]).to(args.device, memory_format=torch.channels_last)
-    if run.load_finished(stage, lam=lam):
+    labeled_data, labeled_index = labeled
+    lam = LAM(cfg, args.frame_stack, labeled_data.actions.shape[1]).to(args.device, memory_format=torch.channels_last)
+    if run.load_finished(stage, cfg.checkpoint, lam=lam):
         return lam
     target = copy.deepcopy(lam.encoder).requires_grad_(False)
-    probe_dims = {  # linear in detached features: probes send no gradient to the LAM
-        "action_probe": (cfg.latent_action_dim, data.actions.shape[1]),
-        "obs_action_probe": (lam.encoder.flat_dim, data.actions.shape[1]),
-        "state_probe": (lam.encoder.flat_dim, data.states.shape[1]),
-    }
-    probes = nn.ModuleDict({name: nn.Linear(*dims) for name, dims in probe_dims.items()}).to(args.device)
+    probes = nn.ModuleDict({  # linear in detached features: probes send no gradient to the LAM
+        "action_probe": nn.Linear(cfg.latent_action_dim, data.actions.shape[1]),
+        "obs_action_probe": nn.Linear(lam.encoder.flat_dim, data.actions.shape[1]),
+        "state_probe": nn.Linear(lam.encoder.flat_dim, data.states.shape[1]),
+    }).to(args.device)  # fmt: skip
+    coef = cfg.labeled_loss_coef if cfg.labeled_loss_coef is not None else 0.001 if labeled_data.task == "cheetah-run" else 0.01
+    num_labeled = cfg.labeled_batch_size
     optim = torch.optim.Adam([*lam.parameters(), *probes.parameters()], lr=cfg.learning_rate, fused=True)
-    coef = cfg.labeled_loss_coef if cfg.labeled_loss_coef is not None else 0.001 if data.task == "cheetah-run" else 0.01
-    num_labeled, (labeled_data, labeled_index) = cfg.labeled_batch_size, labeled
 
     def losses(obs, next_obs, future_obs, labels, actions, states):
         """obs, future_obs: (B + L, 9, 64, 64), the last L of them labelled; next_obs: (B, …); labels: (L, A)."""
@@ -573,7 +576,7 @@ def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], 
 
             z, e = latent_action[:-num_labeled].detach(), obs_embedding[:-num_labeled].detach()
             targets = {"action_probe": (z, actions), "obs_action_probe": (e, actions), "state_probe": (e, states)}
-            probe_losses = {f"{name}_mse": F.mse_loss(probes[name](x).float(), y) for name, (x, y) in targets.items()}
+            probe_losses = {f"{name}_mse": own_mse(probes[name](x), y) for name, (x, y) in targets.items()}
         return consistency + coef * supervision, {"consistency_loss": consistency, "labeled_mse": supervision}, probe_losses
 
     losses = torch.compile(losses) if args.compile else losses
@@ -587,8 +590,8 @@ def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], 
         future = data.observations(data.future(batch, offset, generator), args.frame_stack)
         labeled_obs = labeled_data.observations(labeled_batch, args.frame_stack)
         labeled_future = labeled_data.observations(labeled_data.future(labeled_batch, offset, generator), args.frame_stack)
-        images = [torch.cat([stack[:, OBS], labeled_obs]), stack[:, NEXT_OBS], torch.cat([future, labeled_future])]
-        images = [to_input(frames, torch.float32 if cfg.use_aug else dtype) for frames in images]
+        images = torch.cat([stack[:, OBS], labeled_obs]), stack[:, NEXT_OBS], torch.cat([future, labeled_future])
+        images = [to_input(x, torch.float32 if cfg.use_aug else dtype) for x in images]
         if cfg.use_aug:  # each of obs, next_obs and future_obs on its own
             images = [augment(image, random_homographies(len(image), generator)).to(dtype) for image in images]
 
@@ -610,7 +613,7 @@ def train_actor(args: Args, data: Dataset, lam: LAM, stage: str, run: Run) -> Ac
     torch.manual_seed(args.seed)
     actor = Actor(cfg, args.frame_stack, args.lam.latent_action_dim).to(args.device, memory_format=torch.channels_last)
     oracle = ActionDecoder(args.lam.latent_action_dim, args.decoder.hidden_dim, data.actions.shape[1]).to(args.device)
-    if run.load_finished(stage, actor=actor):
+    if run.load_finished(stage, cfg.checkpoint, actor=actor):
         return actor
     optim = torch.optim.Adam([*actor.parameters(), *oracle.parameters()], lr=cfg.learning_rate, fused=True)
     lam.requires_grad_(False)
@@ -620,7 +623,7 @@ def train_actor(args: Args, data: Dataset, lam: LAM, stage: str, run: Run) -> Ac
             with torch.no_grad():
                 latent_action = lam(obs, next_obs)
             prediction = actor(obs)
-            oracle_loss = F.mse_loss(oracle(prediction.detach()).float(), actions)
+            oracle_loss = own_mse(oracle(prediction.detach()), actions)
         return F.mse_loss(prediction.float(), latent_action.float()), oracle_loss
 
     losses = torch.compile(losses) if args.compile else losses
@@ -640,15 +643,15 @@ def train_actor(args: Args, data: Dataset, lam: LAM, stage: str, run: Run) -> Ac
     return actor
 
 
-def train_decoder(args: Args, labeled: tuple[Dataset, torch.Tensor], actor: Actor, stage: str, run: Run) -> ActionDecoder:
-    """Stage 3: decodes the frozen actor's latent actions to true actions on the labelled transitions (dataset, index)."""
-    cfg, (labeled_data, index) = args.decoder, labeled
+def train_decoder(args: Args, data: Dataset, index: torch.Tensor, actor: Actor, stage: str, run: Run) -> ActionDecoder:
+    """Stage 3: decodes the frozen actor's latent actions to true actions on the labelled transitions (data, index)."""
+    cfg = args.decoder
     torch.manual_seed(args.seed)
-    decoder = ActionDecoder(args.lam.latent_action_dim, cfg.hidden_dim, labeled_data.actions.shape[1]).to(args.device)
+    decoder = ActionDecoder(args.lam.latent_action_dim, cfg.hidden_dim, data.actions.shape[1]).to(args.device)
     if run.load_finished(stage, decoder=decoder):
         return decoder
     optim = torch.optim.Adam(decoder.parameters(), lr=cfg.learning_rate, fused=True)
-    latents, actions = infer_all(args, actor, labeled_data, index, OBS), labeled_data.actions[index]
+    latents, actions = infer_all(args, actor, data, index, OBS), data.actions[index]
     for step, values in run.updates(stage, cfg.num_updates, cfg.batch_size, decoder=decoder, optim=optim):
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         rows = torch.randint(len(index), (cfg.batch_size,), generator=generator).to(args.device)
@@ -673,32 +676,17 @@ def infer_all(args: Args, network: nn.Module, data: Dataset, index: torch.Tensor
     return torch.cat(outputs)
 
 
-def probe_held_out(args: Args, lam: LAM, data: Dataset, eval_data: Dataset) -> dict:
-    """Ridge regression z → action, fitted on four fifths of the training trajectories, judged on the rest and on unseen videos.
-
-    Gives MSE and MSE / Var(a) (1 is what the mean action reaches), and the same for the LAM's own action head, which saw only the
-    labelled trajectories (Figure 9a; above four fifths of them, some judge too). Each part has at most 50,000 transitions.
-    """
-    order = data.shuffle[::-1].copy()  # so that the labelled trajectories fit and do not judge
-    held_out, fit = np.split(order, [max(1, len(order) // 5)])
-    sets = {"fit": (data, fit), "seen_videos": (data, held_out), "unseen_videos": (eval_data, None)}
-    z, actions = {}, {}
-    for name, (source, trajectories) in sets.items():
-        index = source.transitions(trajectories)
-        index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:50_000]]
-        z[name], actions[name] = infer_all(args, lam, source, index, OBS, NEXT_OBS), source.actions[index]
-    z_mean, action_mean = z["fit"].mean(0), actions["fit"].mean(0)
-    centered = (z["fit"] - z_mean).double()
-    gram, moment = centered.T @ centered, centered.T @ (actions["fit"] - action_mean).double()
-    ridge = gram + 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    weight, results = torch.linalg.solve(ridge, moment).float(), {}
-    for name in ("seen_videos", "unseen_videos"):
-        predictions = {"action_probe": (z[name] - z_mean) @ weight + action_mean, "action_head": lam.action_head(z[name])}
-        for kind, prediction in predictions.items():
-            mse = F.mse_loss(prediction, actions[name]).item()
-            results[f"{kind}_mse/{name}"] = mse
-            results[f"{kind}_mse_over_var/{name}"] = mse / actions[name].var(0, unbiased=False).mean().item()
-    return results
+def measure(args: Args, weights: Path) -> dict:
+    """What stage 1 has learned, on held-out data: benchmark/measure.py, a process of its own, says what it measures."""
+    program = Path(__file__).parent / "benchmark" / "measure.py"
+    if not program.exists():
+        print(f"no {program}: what stage 1 has learned is not measured")
+        return {}
+    if subprocess.run(
+        [sys.executable, program, weights, "--device", args.device, *["--reconstruct"] * args.reconstruct]
+    ).returncode:
+        raise SystemExit(f"error: {program} failed on {weights}")
+    return json.loads(weights.with_suffix(".json").read_text())
 
 
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------------------------
@@ -708,11 +696,11 @@ SKY_HW = 160  # height and width of a background frame: the camera sees about ha
 DIFFICULTIES = dict(vanilla=(0.0, 0), easy=(0.1, 4), medium=(0.2, 8), hard=(0.3, None), scale_easy_video_hard=(0.1, None))
 # MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act when a model is compiled): no
 # buffer beyond the picture, a shadow map of 256² instead of 2048², coarser spheres and capsules, a sky as large as the videos.
-CHEAP_VISUAL = b"""<mujoco> <visual> <map znear=".01"/> <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/>
-    <quality shadowsize="256" numslices="12" numstacks="8"/> <global offwidth="%d" offheight="%d"/> </visual> </mujoco>"""
-CHEAP_VISUAL %= (IMG_HW, IMG_HW)
-SMALL_SKY = b"""<mujoco> <asset> <texture name="skybox" type="skybox" builtin="flat" width="%d" height="%d"/> </asset> </mujoco>"""
-SMALL_SKY %= (SKY_HW, SKY_HW)
+CHEAP_VISUAL = f"""<mujoco> <visual> <global offwidth="{IMG_HW}" offheight="{IMG_HW}"/> <map znear=".01"/>
+    <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/>
+    <quality shadowsize="256" numslices="12" numstacks="8"/> </visual> </mujoco>""".encode()
+SMALL_SKY = f"""<mujoco> <asset>
+    <texture name="skybox" type="skybox" builtin="flat" width="{SKY_HW}" height="{SKY_HW}"/> </asset> </mujoco>""".encode()
 
 
 def load_task(task: str, own_sky: bool = True) -> gym.Env:
@@ -728,13 +716,12 @@ def load_task(task: str, own_sky: bool = True) -> gym.Env:
 
 
 class DistractingControl(gym.Wrapper):
-    """Pixels instead of states, with colours, camera and background that drift independently of the physics.
+    """Pixels, uint8 (64, 64, 3), before colours, a camera and a background video that drift independently of the physics.
 
-    Observations are uint8 (64, 64, 3); info["state"] is the proprioceptive state, float32 (S,), info["physics"] the MuJoCo state
-    behind the picture, float64 (P,). reset(seed=…) seeds physics, colours, camera and background: one seed, the same pixels.
-    color_scale, camera_scale: the scale s of DIFFICULTIES, 0 for none. videos: arrays uint8 (frames, 160, 160, 3), none for the
-    task's own sky. A camera position is (radius in metres, elevation above the horizon and azimuth in radians) about the agent's
-    centre of mass. The constants are those of Stone et al., 2021.
+    info["state"]: proprioceptive state, float32 (S,); info["physics"]: MuJoCo's state behind the picture, float64 (P,). One seed
+    gives the same physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none. videos: uint8
+    (frames, 160, 160, 3), none for the task's own sky. A camera position is (radius in metres, elevation above the horizon and
+    azimuth in radians) about the agent's centre of mass. The constants are those of Stone et al., 2021.
     """
 
     def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
@@ -743,8 +730,7 @@ class DistractingControl(gym.Wrapper):
         super().__init__(env)
         self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
         self.color_scale, self.camera_scale, self.videos = color_scale, camera_scale, videos
-        self.physics = env.unwrapped.physics
-        self.model, self.data = self.physics.model, self.physics.data
+        self.physics, self.model, self.data = env.unwrapped.physics, env.unwrapped.physics.model, env.unwrapped.physics.data
         self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # kept: a new one for each picture costs a third more
         self.own_colors = self.model.mat_rgba[:, :3].copy()
         if videos:
@@ -756,8 +742,7 @@ class DistractingControl(gym.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         states, _ = self.env.reset(seed=seed, options=options)
-        streams = np.random.SeedSequence(seed).spawn(3)
-        self.color_rng, self.camera_rng, self.background_rng = (np.random.default_rng(stream) for stream in streams)
+        self.color_rng, self.camera_rng, self.background_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
 
         self.color_low = np.clip(self.own_colors - self.color_scale, 0, 1)
         self.color_high = np.clip(self.own_colors + self.color_scale, 0, 1)
@@ -836,8 +821,8 @@ def to_spherical(point: np.ndarray) -> np.ndarray:
 
 def to_cartesian(position: np.ndarray) -> np.ndarray:
     radius, elevation, azimuth = position
-    horizontal = math.cos(elevation)
-    return radius * np.array([horizontal * math.cos(azimuth), horizontal * math.sin(azimuth), math.sin(elevation)])
+    x, y, z = math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)
+    return radius * np.array([x, y, z])
 
 
 def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
@@ -860,10 +845,8 @@ def pick_rendering_backend():
     if "MUJOCO_GL" in os.environ:
         return
     probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
-    for backend in ("egl", "osmesa"):
-        environment = os.environ | {"MUJOCO_GL": backend}
-        if subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode == 0:
-            os.environ["MUJOCO_GL"] = backend
+    for os.environ["MUJOCO_GL"] in ("egl", "osmesa"):
+        if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
             return
     raise SystemExit("error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6")
 
@@ -873,48 +856,48 @@ EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
 BC_RETURNS = {"cheetah-run": (823, 840), "walker-run": (749, 735), "hopper-hop": (253, 300), "humanoid-walk": (428, 601)}
 
 
-def play_episodes(pipe, task: str, difficulty: str, backgrounds: Path, split: str, frame_stack: int, seeds: list[int]):
+def play_episodes(pipe, task: str, difficulty: str, backgrounds: Path, frame_stack: int, episodes: list[tuple[str, int]]):
     """A worker process: steps its environments together, one action array (n, A) in, one (obs, rewards) out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
-    envs = [make_env(task, difficulty, backgrounds, split) for _ in seeds]
+    envs = [make_env(task, difficulty, backgrounds, split) for split, _ in episodes]
     envs = [gym.wrappers.FrameStackObservation(env, frame_stack, padding_type="reset") for env in envs]
-    pipe.send((np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)]), np.zeros(len(seeds))))
+    pipe.send((np.stack([env.reset(seed=seed)[0] for env, (_, seed) in zip(envs, episodes)]), np.zeros(len(envs))))
     for _ in range(EPISODE_LENGTH):
         steps = [env.step(action) for env, action in zip(envs, pipe.recv())]
         pipe.send((np.stack([step[0] for step in steps]), np.array([step[1] for step in steps])))
 
 
-def evaluate(args: Args, data: Dataset, actor: Actor, decoder: nn.Module, split: str, film: Path | None = None) -> dict:
-    """Greedy episodes with one split's videos, all at once: one forward pass per step, environments in worker processes; a film."""
-    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes).tolist()  # not those of the data
-    context, pipes = multiprocessing.get_context("spawn"), []
-    for part in np.array_split(seeds, min(args.eval.num_workers, len(seeds))):
-        pipe, worker_pipe = context.Pipe()
-        settings = (data.task, data.difficulty, args.eval.backgrounds, split, args.frame_stack, part.tolist())
-        context.Process(target=play_episodes, args=(worker_pipe, *settings), daemon=True).start()
+def evaluate(args: Args, data: Dataset, actor: Actor, decoder: nn.Module, film: Path) -> dict:
+    """Greedy episodes in the data's task, with seen and with unseen videos, all in one batch: returns, and a film of the first."""
+    number, pipes, frames = args.eval.num_episodes, [], []
+    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(number).tolist()  # not those of the data
+    episodes = [(split, seed) for split in ("train", "val") for seed in seeds]
+    parts = np.array_split(np.arange(len(episodes)), min(args.eval.num_workers, len(episodes)))
+    for part in parts:
+        pipe, worker_pipe = multiprocessing.get_context("spawn").Pipe()
+        settings = data.task, data.difficulty, args.eval.backgrounds, args.frame_stack, [episodes[i] for i in part]
+        multiprocessing.get_context("spawn").Process(target=play_episodes, args=(worker_pipe, *settings), daemon=True).start()
         worker_pipe.close()
         pipes.append(pipe)
-    returns, frames = np.zeros(len(seeds)), []
+    returns = np.zeros(len(episodes))
     try:
-        observations, _ = zip(*(pipe.recv() for pipe in pipes))
-        sizes = np.cumsum([len(obs) for obs in observations])[:-1]
-        for step in tqdm(range(EPISODE_LENGTH), desc=f"evaluation, {split} videos", unit="step"):
-            obs = np.concatenate(observations)
-            if film and step % 4 == 0 and step < 400:
-                frames.append(np.concatenate(obs[:4, -1], axis=1))
+        for step in tqdm(range(EPISODE_LENGTH + 1), desc="evaluation, seen and unseen videos", unit="step"):
+            observations, rewards = map(np.concatenate, zip(*(pipe.recv() for pipe in pipes)))
+            returns += rewards
+            if step % 4 == 0 and step < 400:  # above with seen, below with unseen videos
+                frames.append(np.concatenate([np.concatenate(o[:4, -1], 1) for o in (observations, observations[number:])]))
             with torch.no_grad(), args.autocast():
-                actions = decoder(actor(to_input(torch.from_numpy(obs).to(args.device), args.dtype)))
-            actions = actions.float().clamp(-1, 1).cpu().numpy()
-            for pipe, part in zip(pipes, np.split(actions, sizes)):
-                pipe.send(part)
-            observations, rewards = zip(*(pipe.recv() for pipe in pipes))
-            returns += np.concatenate(rewards)
+                actions = decoder(actor(to_input(torch.from_numpy(observations).to(args.device), args.dtype)))
+            for pipe, part in zip(pipes, parts if step < EPISODE_LENGTH else ()):
+                pipe.send(actions[part].float().clamp(-1, 1).cpu().numpy())
     except (EOFError, ConnectionError):
         raise SystemExit("error: an evaluation worker died; its message is above")
-    if film:
-        imageio.imwrite(film, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
-    return {"return_mean": float(returns.mean()), "return_std": float(returns.std()), "returns": returns.tolist()}
+    imageio.imwrite(film, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
+    parts = zip(("seen_videos", "unseen_videos"), returns.reshape(2, -1))
+    return {
+        name: {"return_mean": float(part.mean()), "return_std": float(part.std()), "returns": part.tolist()} for name, part in parts
+    }
 
 
 def parse_args(argv: list[str]) -> Args:
@@ -929,62 +912,62 @@ def parse_args(argv: list[str]) -> Args:
     return dataclasses.replace(parse_args(json.loads((args.resume / "args.json").read_text())["argv"]), resume=args.resume)
 
 
-def check_args(args: Args, data: Dataset, eval_data: Dataset, labeled_data: Dataset):
-    """Refuses what would fail only after hours; fills in the folder of background videos."""
+def load_data(args: Args) -> tuple[Dataset, Dataset, Dataset]:
+    """Data, labelled data and evaluation data. Refuses what would fail only after hours; finds the background videos."""
+    data = Dataset(args.data, args.device, args.trajectories_per_file)
+    labeled_data = Dataset(args.labeled_data, args.device) if args.labeled_data else data
+    beside = [str(path.with_name(path.name.replace("train", "val"))) for path in labeled_data.paths]
+    eval_data = Dataset(args.eval_data or beside, args.device)
     budgets, batch_size = args.num_labeled_trajectories, max(args.lam.batch_size, args.bc.batch_size)
     if min(*budgets, args.eval.num_episodes, args.eval.num_workers) < 1 or args.seed < 0:
         raise SystemExit("error: label budgets, --eval.num-episodes and --eval.num-workers start at 1, --seed at 0")
     if max(budgets) > (n := labeled_data.num_trajectories):
-        raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: {labeled_data.path} has {n} trajectories")
+        raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: {labeled_data.paths[0]} has {n} trajectories")
     if len(data.transitions()) < batch_size or data.num_trajectories < 2:
-        raise SystemExit(f"error: {data.path} does not fill a batch of {batch_size} or has a single trajectory: collect more")
-    for other in (eval_data, labeled_data):
-        if other.task != data.task or other.states.shape[1] != data.states.shape[1]:
-            raise SystemExit(f"error: {other.path} is of {other.task}, {data.path} of {data.task}")
-    if eval_data.path == data.path:
-        raise SystemExit(f"error: {data.path} has no evaluation file beside it by its name; give --eval-data")
-    if args.eval.backgrounds is None and "backgrounds" not in data.attributes:
-        raise SystemExit(f"error: {data.path} does not say which videos it was made with; give --eval.backgrounds FOLDER")
-    args.eval.backgrounds = args.eval.backgrounds or data.path.parent / data.attributes["backgrounds"]
-    for split in ("train", "val"):
-        load_videos(args.eval.backgrounds, split, data.difficulty)
+        raise SystemExit(f"error: {data.paths[0]} does not fill a batch of {batch_size} or has a single trajectory: collect more")
+    if eval_data.task != labeled_data.task or eval_data.paths == labeled_data.paths:
+        raise SystemExit(f"error: no evaluation file of {labeled_data.task} beside {labeled_data.paths[0]}; give --eval-data")
+    if labeled_data.task in BC_RETURNS:  # plain videos are not evaluated
+        if args.eval.backgrounds is None and "backgrounds" not in labeled_data.attributes:
+            raise SystemExit(f"error: {labeled_data.paths[0]} does not name its videos; give --eval.backgrounds FOLDER")
+        args.eval.backgrounds = args.eval.backgrounds or labeled_data.paths[0].parent / labeled_data.attributes["backgrounds"]
+        for split in ("train", "val"):
+            load_videos(args.eval.backgrounds, split, labeled_data.difficulty)
+    return data, labeled_data, eval_data
 
 
 def print_results(results: dict, folder: Path):
-    returns = [results[name] for name in ("dataset_return", "random_return", "reference_return")]
-    print("\n{task}, {difficulty}; returns: expert {}, random actions {}, score 1 {}".format(*returns, **results))
-    print("labelled  videos           MSE / Var(a): probe   head      return  ± std   score")
+    returns = "returns: expert {dataset_return}, random actions {random_return}, score 1 {reference_return}"
+    print(("\n{task}, {difficulty}; " + returns).format(**results))
     for number, budget in results["budgets"].items():
         for videos in ("seen_videos", "unseen_videos"):
-            probe, head = (budget["probes"][f"{kind}_mse_over_var/{videos}"] for kind in ("action_probe", "action_head"))
-            mean, std, score = (budget[videos][name] for name in ("return_mean", "return_std", "normalized_score"))
-            print(f"{number:>8}  {videos:13} {probe:22.3f} {head:6.3f} {mean:11.1f} {std:6.1f} {score:7.3f}")
+            line = "{return_mean:8.1f} ± {return_std:.1f}, score {normalized_score:.3f}".format(**budget[videos])
+            print(f"{number:>4} labelled trajectories, {videos:13}: {line}")
     print(f"{folder}/results.json")
 
 
 def main(args: Args):
-    data = Dataset(args.data, args.device)
-    eval_data = Dataset(args.eval_data or args.data.with_name(args.data.name.replace("train", "val")), args.device)
-    labeled_data = Dataset(args.labeled_data, args.device) if args.labeled_data else data
-    check_args(args, data, eval_data, labeled_data)  # before the training, not after it
+    data, labeled_data, _ = load_data(args)  # before the training, not after it
+    if labeled_data.actions.isnan().any():
+        raise SystemExit(f"error: {labeled_data.paths[0]} holds no actions, or those of several tasks; give --labeled-data")
     pick_rendering_backend()
-    run = Run(args, data.task)
+    run = Run(args, labeled_data.task)
     print(f"run folder: {run.folder}")
-    results = {"script": Path(__file__).name, "task": data.task, "difficulty": data.difficulty, "seed": args.seed}
-    for name in ("dataset_return", "random_return"):  # of the expert, of uniform actions
-        results[name] = round(float(data.attributes[name]), 2) if name in data.attributes else None
-    results["reference_return"] = args.eval.reference_return or BC_RETURNS[data.task][data.difficulty == "vanilla"]
-    results["budgets"] = run.saved["budgets"]
+    results = {"script": Path(__file__).name, "task": labeled_data.task, "difficulty": labeled_data.difficulty, "seed": args.seed}
+    random_return = round(float(labeled_data.attributes.get("random_return", math.nan)), 2)
+    results |= {"dataset_return": round(labeled_data.returns.mean().item(), 2), "random_return": random_return}
+    table_3 = BC_RETURNS.get(labeled_data.task, (math.nan, math.nan))[labeled_data.difficulty == "vanilla"]
+    results |= {"reference_return": args.eval.reference_return or table_3, "budgets": run.saved["budgets"]}
     for number in args.num_labeled_trajectories:
         if str(number) in results["budgets"]:  # a resumed run has finished it
             continue
-        labeled = labeled_data, labeled_data.transitions(labeled_data.shuffle[:number])
-        lam = train_lam(args, data, labeled, f"lam_{number}", run)
-        budget = {"probes": probe_held_out(args, lam, data, eval_data)}
+        index = labeled_data.transitions(labeled_data.shuffle[:number])
+        lam = train_lam(args, data, (labeled_data, index), f"lam_{number}", run)
+        latent_actions = {"latent_actions": measure(args, run.folder / f"lam_{number}.pt")}
         actor = train_actor(args, data, lam, f"bc_{number}", run)
-        decoder = train_decoder(args, labeled, actor, f"decoder_{number}", run)
-        for split, name in (("train", "seen_videos"), ("val", "unseen_videos")):
-            budget[name] = evaluate(args, data, actor, decoder, split, run.folder / f"rollout_{number}_{name}.gif")
+        decoder = train_decoder(args, labeled_data, index, actor, f"decoder_{number}", run)
+        budget = latent_actions | evaluate(args, labeled_data, actor, decoder, run.folder / f"rollout_{number}.gif")
+        for name in ("seen_videos", "unseen_videos"):
             budget[name]["normalized_score"] = budget[name]["return_mean"] / results["reference_return"]
             run.log({"stage": f"eval_{number}", f"eval/return_mean/{name}": budget[name]["return_mean"]})
         results["budgets"][str(number)] = budget

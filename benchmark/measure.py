@@ -1,0 +1,184 @@
+"""Measures what the first stage of a run has learned: how good its latent actions are, and what its embedding holds.
+
+    python benchmark/measure.py runs/<run>                       # every LAM (or IDM) of the run
+    python benchmark/measure.py runs/<run>/lam_8.pt              # one of them
+    python benchmark/measure.py runs/<run> --twin-data data/twins/cheetah-run__vanilla__val.hdf5 --reconstruct
+
+The training scripts run this at the end of stage 1 and put what it says into results.json; it can be run again at any time, on any
+run and with other files. It loads the script as it ran from the run's folder, so a variant is measured like a method. Beside the
+weights <name>.pt it writes <name>.json and, with --reconstruct, <name>.png.
+
+<kind>_mse/<videos>, <kind>_mse_over_var/<videos> (1 is what the mean action reaches), …_per_dimension/<videos>: error of the true
+action, at k = 1, without augmentation. Kinds: action_probe, ridge regression z → action fitted on four fifths of the trajectories;
+action_head and idm, the network's own answer, which saw only the labelled trajectories (Figure 9a). Videos: seen_videos, the last
+fifth of the trajectories; unseen_videos, those of the evaluation file; those of each twin, which is no_distractors if it has none.
+Without labels: effective_rank of z (participation ratio of its principal components); shuffled_loss_ratio, the FDM's error with
+other transitions' z over that with their own (1: it ignores z); distractor_share/<videos>, the share of Var(z) that changes between
+the evaluation file and its twin, so with the distractors alone.
+"""
+
+import dataclasses
+import importlib.util
+import inspect
+import json
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+from tqdm import tqdm
+
+
+@dataclasses.dataclass
+class Args:
+    path: tyro.conf.Positional[Path]
+    """a run's folder, or one file of its weights, lam*.pt or idm*.pt"""
+    eval_data: tuple[str, ...] = ()
+    """trajectories with unseen videos; the default is the run's own"""
+    twin_data: tuple[str, ...] = ()
+    """the trajectories of the evaluation data under other distractors or none (collect_data.py --rerender)"""
+    reconstruct: bool = False
+    """train a pixel decoder on the frozen embedding and draw what it sees (Figure 11)"""
+    num_updates: int = 1000
+    """updates of the pixel decoder, of 64 observations each; the paper does not say how many"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """where the networks live"""
+
+
+def load_method(folder: Path):
+    """The run's script as it ran, as a module."""
+    scripts = sorted(folder.glob("*.py"))
+    if len(scripts) != 1 or not (folder / "args.json").exists():
+        raise SystemExit(f"error: {folder} is not a run's folder: a script and args.json are in it")
+    spec = importlib.util.spec_from_file_location(scripts[0].stem, scripts[0])
+    method = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(method)
+    return method
+
+
+def load_network(method, args, weights: Path, action_dim: int) -> nn.Module:
+    """The run's LAM or IDM, frozen."""
+    kind, cfg = (method.LAM, args.lam) if hasattr(method, "LAM") else (method.IDM, args.idm)
+    labelled = [action_dim] if "action_dim" in inspect.signature(kind).parameters else []
+    network = kind(cfg, args.frame_stack, *labelled).to(args.device, memory_format=torch.channels_last).requires_grad_(False)
+    network.load_state_dict(torch.load(weights, map_location=args.device, weights_only=True))
+    return network
+
+
+def choose(index: torch.Tensor) -> torch.Tensor:
+    """At most 50,000 of the indices, the same ones for files of the same trajectories."""
+    return index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:50_000]]
+
+
+def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> dict:
+    held_out, fit = np.split(data.shuffle[::-1].copy(), [max(1, data.num_trajectories // 5)])  # labelled trajectories come last
+    sets = {"fit": (data, fit), "seen_videos": (data, held_out), "unseen_videos": (eval_data, None)}
+    sets |= {"no_distractors" if twin.difficulty == "vanilla" else twin.paths[0].stem: (twin, None) for twin in twins}
+    is_lam, results = hasattr(method, "LAM"), {}
+    for name, (source, trajectories) in sets.items():
+        index = choose(source.transitions(trajectories))
+        z, actions = method.infer_all(args, network, source, index, method.OBS, method.NEXT_OBS), source.actions[index]
+        if name == "fit":
+            z_mean, action_mean, centered = z.mean(0), actions.mean(0), (z - z.mean(0)).double()
+            gram = centered.T @ centered
+            gram.diagonal().add_(1e-4 * gram.diagonal().mean() + 1e-12)
+            weight = torch.linalg.solve(gram, centered.T @ (actions - action_mean).double()).float()
+            continue
+        predictions = {"action_probe": (z - z_mean) @ weight + action_mean} if is_lam else {"idm": z}
+        if hasattr(network, "action_head"):
+            predictions["action_head"] = network.action_head(z)
+        for kind, prediction in predictions.items():
+            mse, variance = (prediction - actions).square().mean(0), actions.var(0, unbiased=False)
+            results[f"{kind}_mse/{name}"] = mse.mean().item()
+            results[f"{kind}_mse_over_var/{name}"] = (mse.mean() / variance.mean()).item()
+            results[f"{kind}_mse_over_var_per_dimension/{name}"] = (mse / variance).tolist()
+        if name == "unseen_videos":
+            centered, z_unseen = z[:4096] - z[:4096].mean(0), z
+            gram = centered @ centered.T
+            results["effective_rank"] = (gram.trace() ** 2 / gram.square().sum()).item()
+            if is_lam:
+                errors = method.infer_all(args, network.prediction_errors, source, index, method.OBS, method.NEXT_OBS)
+                own, others = errors.mean(0).tolist()
+                results["shuffled_loss_ratio"] = others / own
+        elif name != "seen_videos":  # a twin
+            share = (z - z_unseen).square().mean() / 2 / torch.stack([z, z_unseen]).var(1, unbiased=False).mean()
+            results[f"distractor_share/{name}"] = share.item()
+    return results
+
+
+class PixelDecoder(nn.Sequential):
+    """The encoder's mirror: (B, channels_in, 8, 8) → images (B, channels_out, 64, 64) in [-1, 1]."""
+
+    def __init__(self, method, channels_in: int, scale: int, num_res_blocks: int, channels_out: int):
+        blocks = []
+        for channels in (32 * scale, 32 * scale, 16 * scale):
+            blocks.append(nn.ConvTranspose2d(channels_in, channels, 2, stride=2))
+            blocks += [method.ResidualBlock(channels) for _ in range(num_res_blocks)]
+            channels_in = channels
+        super().__init__(*blocks, nn.GELU(), nn.Conv2d(channels_in, channels_out, 1), nn.Tanh())
+        self.apply(method.init_weights)
+
+
+def reconstruct(method, args, encoder: nn.Module, data, eval_data, num_updates: int, path: Path):
+    """Figure 11: a pixel decoder learns to see through the frozen embedding; above true, below decoded frames of unseen videos."""
+    torch.manual_seed(args.seed)
+    scale = encoder.channels_out // 32
+    decoder = PixelDecoder(method, encoder.channels_out, scale, 1, 3 * args.frame_stack)
+    decoder = decoder.to(args.device, memory_format=torch.channels_last)
+    optim = torch.optim.Adam(decoder.parameters(), lr=1e-3, fused=True)
+    index = data.transitions()
+    for step in (bar := tqdm(range(num_updates), desc="reconstruction", unit="update")):
+        obs = method.to_input(data.observations(method.batch_at(index, 64, args.seed, step), args.frame_stack), args.dtype)
+        optim.param_groups[0]["lr"] = method.learning_rate(1e-3, step, 0, num_updates, "cosine")
+        with args.autocast():
+            loss = F.mse_loss(decoder(encoder(obs)).float(), obs.float())
+        optim.zero_grad(set_to_none=True)
+        loss.backward()
+        optim.step()
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+    index = eval_data.transitions()
+    true = method.to_input(
+        eval_data.observations(index[torch.linspace(0, len(index) - 1, 12).long()], args.frame_stack), args.dtype
+    )
+    with torch.no_grad(), args.autocast():
+        rows = torch.stack([images[:, -3:].float() for images in (true, decoder(encoder(true)))])  # the newest frames
+    rows = rows.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2).cpu().numpy()
+    imageio.imwrite(path, rows.repeat(3, 0).repeat(3, 1))
+
+
+def main(measure_args: Args):
+    folder = measure_args.path if measure_args.path.is_dir() else measure_args.path.parent
+    method = load_method(folder)
+    args = method.parse_args(["--resume", str(folder)])
+    twin_data = measure_args.twin_data or args.twin_data
+    args = dataclasses.replace(args, eval_data=measure_args.eval_data or args.eval_data, device=measure_args.device)
+    data, labeled_data, eval_data = method.load_data(args)
+    probed = data if data.task == labeled_data.task else labeled_data  # cross-embodied: the probe is for the labels' task
+    twins = [method.Dataset((path,), args.device) for path in twin_data]
+    for twin in twins:
+        if not torch.equal(twin.actions.nan_to_num(), eval_data.actions.nan_to_num()) or len(twin.last) != len(eval_data.last):
+            raise SystemExit(f"error: {twin.paths[0]} is no twin of {eval_data.paths[0]}: its trajectories are others")
+    files = [measure_args.path] if measure_args.path.is_file() else sorted([*folder.glob("lam*.pt"), *folder.glob("idm*.pt")])
+    if not files:
+        raise SystemExit(f"error: {folder} has no finished first stage, no lam*.pt or idm*.pt")
+    for weights in files:
+        network = load_network(method, args, weights, labeled_data.actions.shape[1])
+        results = measure(method, args, network, probed, eval_data, twins)
+        print(f"\n{weights}")
+        for name, value in results.items():
+            print(f"{name:62}", *(f"{x:.3f}" for x in (value if isinstance(value, list) else [value])))
+        method.write_whole(weights.with_suffix(".json"), lambda file: file.write(json.dumps(results, indent=2).encode()))
+        if measure_args.reconstruct:
+            reconstruct(method, args, network.encoder, data, eval_data, measure_args.num_updates, weights.with_suffix(".png"))
+            print(weights.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except (KeyboardInterrupt, OSError) as error:
+        raise SystemExit(f"error: {str(error) or 'interrupted'}")

@@ -1,0 +1,841 @@
+"""IDM: labels from an inverse dynamics model, the baseline that uses the same few action labels without latent actions
+("Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025; Section 5, Table 8).
+
+An inverse dynamics model (IDM) learns on the labelled trajectories alone which action lies between two observations. It then labels
+all videos, and a policy imitates these labels. It sees few videos, so it generalises less to new ones (Figure 9a); looking several
+steps ahead it learns an embedding that ignores what the agent does not control (Figure 11).
+
+    stage 1  IDM             labels           →  idm_<n>.pt        n: number of labelled trajectories, one IDM for each n
+    stage 2  BC              videos, IDM      →  actor_<n>.pt      policy obs → action
+    evaluation               environment      →  results.json      25 episodes on seen and on unseen background videos
+
+    python idm.py demo                                   # minutes on a laptop, on the data of `collect_data.py demo`
+    python idm.py --num-labeled-trajectories 2 8 128     # the paper's setting (Appendix F) with three label budgets
+    python idm.py --idm.future-obs-offset 10 --reconstruct    # the multi-step IDM of Figure 11
+    python idm.py --resume runs/<run>                    # continues a killed run where its last checkpoint is
+
+Everything goes to runs/<task>__idm__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is one update),
+results.json, weights, checkpoint.pt, films. Where we deviate from the paper or its released code: the table in README.md.
+"""
+
+import dataclasses
+import fcntl
+import functools
+import glob
+import json
+import math
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unittest.mock
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import h5py
+import imageio.v3 as imageio
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+from tqdm import tqdm
+
+# ---- Arguments: defaults are the paper's (Appendix F, Table 8) ---------------------------------------------------------------
+
+
+@dataclass
+class IDMArgs:
+    """Stage 1: the inverse dynamics model, on the labelled trajectories alone."""
+
+    num_updates: int = 10_000  # updates; the paper's total_updates
+    batch_size: int = 512  # labelled transitions per update
+    learning_rate: float = 1e-4  # Adam's, after the warm-up
+    warmup_epochs: float = 3  # passes over the labelled trajectories in which the learning rate rises linearly from zero
+    encoder_scale: int = 12  # the encoder's three blocks have (16, 32, 32) times as many channels
+    encoder_num_res_blocks: int = 2  # residual blocks per encoder block
+    future_obs_offset: int = 1  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (multi-step IDM, Figure 11: 10)
+    act_head_dim: int = 1024  # width of the head's layers
+    checkpoint: Path | None = None  # another run's folder, or its file of weights, to take the finished stage from
+
+
+# differs: clones the labels of the IDM
+@dataclass
+class BCArgs:
+    """Stage 2: behaviour cloning of the IDM's labels."""
+
+    num_epochs: int = 10  # passes over all transitions
+    batch_size: int = 512  # transitions per update
+    learning_rate: float = 1e-4  # Adam's, after the warm-up
+    warmup_epochs: float = 0  # epochs in which the learning rate rises linearly from zero
+    encoder_scale: int = 32  # the encoder's three blocks have (16, 32, 32) times as many channels
+    encoder_num_res_blocks: int = 2  # residual blocks per encoder block
+    checkpoint: Path | None = None  # another run's folder, or its file of weights, to take the finished stage from
+
+
+@dataclass
+class EvalArgs:
+    """Evaluation in the environment."""
+
+    num_episodes: int = 25  # episodes per setting (seen videos, unseen videos)
+    num_workers: int = os.cpu_count() or 1  # processes that simulate and render
+    backgrounds: Path | None = None  # background videos, train/*.npy and val/*.npy; the default is the data's own
+    reference_return: float | None = None  # what counts as score 1; the default is BC on all labels of Table 3
+
+
+# differs: clones the labels of the IDM
+@dataclass
+class Args:
+    data: tuple[str, ...] = ("data/cheetah-run__scale_easy_video_hard__train.hdf5",)
+    """training trajectories: files of collect_data.py or of the paper's release, or quoted globs, together one dataset"""
+    trajectories_per_file: int | None = None  # take so many from each file of the data (cross-embodied, Figure 10: 1666)
+    labeled_data: tuple[str, ...] = ()  # files to take labelled trajectories from, perhaps of another task; the default is the data
+    eval_data: tuple[str, ...] = ()  # trajectories with unseen videos; the default are the files named …val… beside the labelled
+    twin_data: tuple[str, ...] = ()  # the trajectories of eval_data under other distractors (collect_data.py --rerender)
+    num_labeled_trajectories: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)  # label budgets: the first n of one fixed shuffle
+    seed: int = 0  # of weights and batches
+    frame_stack: int = 3  # frames per observation, oldest first
+    lr_schedule: Literal["cosine", "linear"] = "cosine"  # of the learning rate after its warm-up (released code: linear)
+    runs: Path = Path("runs")  # folder of all runs
+    resume: Path | None = None  # run to continue from its last checkpoint, with the arguments that it was started with
+    checkpoint_minutes: float = 10  # minutes between checkpoints inside a stage
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the networks live
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # bf16 autocast or float32; auto is bf16 where it is fast
+    compile: bool = torch.cuda.is_available()  # torch.compile of the updates; off on CPUs, where it was slower in a first look
+    log_interval: int = 50  # updates between two lines of metrics.jsonl; the only time that the loop waits for the GPU
+    track: bool = False  # also log to Weights & Biases
+    reconstruct: bool = False  # after stage 1, draw what the frozen embedding holds (Figure 11)
+    idm: IDMArgs = field(default_factory=IDMArgs)
+    bc: BCArgs = field(default_factory=BCArgs)
+    eval: EvalArgs = field(default_factory=EvalArgs)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        on_gpu = torch.device(self.device).type == "cuda"
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if self.precision == "bf16" or self.precision == "auto" and fast else torch.float32
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+
+# differs: clones the labels of the IDM
+PRESETS = {
+    "paper": ("Appendix F to the letter (default)", Args()),
+    "demo": ("the whole pipeline on a laptop without a GPU, minutes", Args(
+        num_labeled_trajectories=(2, 8),
+        idm=IDMArgs(
+            num_updates=300, batch_size=256, learning_rate=1e-3, warmup_epochs=0.5,
+            encoder_scale=1, encoder_num_res_blocks=1, act_head_dim=256,
+        ),
+        bc=BCArgs(num_epochs=8, batch_size=256, learning_rate=4e-3, warmup_epochs=0.5, encoder_scale=1, encoder_num_res_blocks=1),
+    )),
+}  # fmt: skip
+
+# ---- Data --------------------------------------------------------------------------------------------------------------------
+
+IMG_HW = 64  # height and width of an observation, pixels
+FRAME_BYTES = IMG_HW * IMG_HW * 3
+OBS, NEXT_OBS = slice(None, -1), slice(1, None)  # of a stack with one extra frame
+
+
+class Dataset:
+    """The trajectories of one or more HDF5 files, read in place: frames stay in the files until a batch asks for them.
+
+    An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A), clipped to [-1, 1] (the paper's
+    files hold unclipped means). Each task has columns of its own, NaN in the rows of other tasks; plain videos have one of NaN.
+    first, last: int64 (N,), the ends of each frame's trajectory. A file that is no dataset: one line.
+    """
+
+    def __init__(self, patterns: tuple[str, ...], device: str, trajectories_per_file: int | None = None):
+        self.paths = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
+        self.device, self.frames, by_task = device, [], {}
+        for number, path in enumerate(self.paths):
+            try:
+                with h5py.File(path) as file:
+                    attributes, task = dict(file.attrs), f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
+                    names = sorted((name for name in file if name.isdigit()), key=int)[:trajectories_per_file]
+                    by_task.setdefault(task, []).extend(self.read(path, number, file[name]) for name in names)
+                if number == 0:
+                    self.attributes, self.difficulty = attributes, attributes["difficulty"]
+            except FileNotFoundError:
+                raise SystemExit(f"error: no file {path}; collect_data.py makes one")
+            except (OSError, KeyError) as error:  # not HDF5, truncated, arrays missing
+                raise SystemExit(f"error: {path} is not a whole dataset: {error}")
+            file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="c"))
+            # every position as the start of a frame: an overlapping view, so that one index_select gathers any frames
+            self.frames.append(file_bytes.as_strided((max(len(file_bytes) - FRAME_BYTES + 1, 0), FRAME_BYTES), (1, 1)))
+        trajectories = [trajectory for group in by_task.values() for trajectory in group]
+        if not trajectories:
+            raise SystemExit(f"error: {', '.join(map(str, self.paths))}: not a whole dataset, no trajectories in it")
+        self.task, self.num_trajectories = "+".join(by_task), len(trajectories)
+        columns = lambda name: own_columns([[trajectory[name] for trajectory in group] for group in by_task.values()]).to(device)
+        self.states, self.actions = columns("states"), columns("actions").clamp(-1, 1)
+        self.file, lengths, obs_offsets, self.returns = (
+            torch.tensor([trajectory[name] for trajectory in trajectories]) for name in ("file", "length", "offset", "return")
+        )
+        self.shuffle = np.random.default_rng(42).permutation(len(lengths))  # label budgets are its beginnings, whatever the seed
+        self.trajectory, ends = torch.repeat_interleave(torch.arange(len(lengths)), lengths), lengths.cumsum(0)
+        self.first, self.last = (ends - lengths)[self.trajectory], ends[self.trajectory] - 1
+        self.byte_offset = obs_offsets[self.trajectory] + (torch.arange(len(self.first)) - self.first) * FRAME_BYTES
+
+    def read(self, path: Path, number: int, group: h5py.Group) -> dict:
+        """All of a trajectory but its frames."""
+        obs, where = group["obs"], f"{path}, trajectory {group.name}"
+        if obs.shape[1:] != (IMG_HW, IMG_HW, 3) or obs.dtype != np.uint8:
+            raise SystemExit(f"error: {where}: obs are {obs.dtype} {obs.shape[1:]}, not uint8 {(IMG_HW, IMG_HW, 3)}")
+        if obs.id.get_offset() is None:
+            raise SystemExit(f"error: {where}: obs are compressed or chunked; rewrite the file: h5repack -l CONTI IN OUT")
+        trajectory = {"file": number, "length": len(obs), "offset": obs.id.get_offset()}
+        for name in ("states", "actions"):
+            trajectory[name] = group[name][:] if name in group else np.full((len(obs), 1), np.nan, np.float32)
+            if len(trajectory[name]) != len(obs) or name in group and not np.isfinite(trajectory[name]).all():
+                raise SystemExit(f"error: {where}: {name} hold NaN or infinite values, or are not as many as obs")
+        return trajectory | {"return": float(group.attrs.get("traj_return", np.nan))}
+
+    def transitions(self, trajectories: np.ndarray | None = None) -> torch.Tensor:
+        """Indices of all frames that have a successor, or of those in the given trajectories: int64."""
+        chosen = torch.arange(len(self.last)) < self.last
+        if trajectories is not None:
+            chosen &= torch.isin(self.trajectory, torch.as_tensor(trajectories))
+        return chosen.nonzero()[:, 0]
+
+    def observations(self, index: torch.Tensor, frame_stack: int, extra: int = 0) -> torch.Tensor:
+        """The frames from index - frame_stack + 1 (at the start: the first again) to index + extra: uint8 (B, T, 64, 64, 3)."""
+        rows = index[:, None] + torch.arange(1 - frame_stack, 1 + extra)
+        rows = torch.maximum(rows, self.first[index][:, None])
+        offsets = self.byte_offset[rows].flatten()
+        if len(self.frames) == 1:
+            frames = self.frames[0].index_select(0, offsets)
+        else:
+            file, frames = self.file[self.trajectory[rows]].flatten(), torch.empty(len(offsets), FRAME_BYTES, dtype=torch.uint8)
+            for number in file.unique().tolist():
+                frames[file == number] = self.frames[number].index_select(0, offsets[file == number])
+        frames = frames.view(*rows.shape, IMG_HW, IMG_HW, 3)
+        return frames.pin_memory().to(self.device, non_blocking=True) if self.device.startswith("cuda") else frames
+
+    def future(self, index: torch.Tensor, max_offset: int, generator: torch.Generator) -> torch.Tensor:
+        """index + k with k uniform in 1..max_offset, or in as much of it as the trajectory has left: int64 (B,)."""
+        reach = (self.last[index] - index).clamp(max=max_offset)
+        return index + 1 + (torch.rand(len(index), generator=generator) * reach).long().clamp(max=reach - 1)
+
+
+def own_columns(tasks: list[list[np.ndarray]]) -> torch.Tensor:
+    """Arrays (T, D) of each task's trajectories → float32 (all T, D of all tasks), NaN outside a task's own columns."""
+    blocks = [torch.from_numpy(np.concatenate(arrays)) for arrays in tasks]
+    return torch.block_diag(*blocks).where(torch.block_diag(*map(torch.ones_like, blocks)) > 0, math.nan)
+
+
+def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 1], oldest frame first, stored channels-last."""
+    b, t, h, w, c = frames.shape
+    return frames.permute(0, 2, 3, 1, 4).reshape(b, h, w, t * c).permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
+
+
+# ---- Networks (Appendix D, Figure 4) -----------------------------------------------------------------------------------------
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x):  # (B, C, H, W) → the same
+        return x + self.conv2(F.relu6(self.conv1(F.relu6(x))))
+
+
+class Encoder(nn.Sequential):
+    """Three blocks, each a convolution of stride 2 and residual blocks: (B, channels_in, 64, 64) → (B, 32 scale, 8, 8)."""
+
+    def __init__(self, channels_in: int, scale: int, num_res_blocks: int):
+        blocks = []
+        for channels in (16 * scale, 32 * scale, 32 * scale):
+            blocks.append(nn.Conv2d(channels_in, channels, 3, stride=2, padding=1))
+            blocks += [ResidualBlock(channels) for _ in range(num_res_blocks)]
+            channels_in = channels
+        super().__init__(*blocks)
+        self.channels_out, self.flat_dim = channels_in, channels_in * (IMG_HW // 8) ** 2
+
+
+class MLPBlock(nn.Module):
+    def __init__(self, dim: int, expansion: int = 4):
+        super().__init__()
+        self.linear1, self.linear2 = nn.Linear(dim, expansion * dim), nn.Linear(expansion * dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x):  # (B, dim) → the same
+        return self.norm(x + self.linear2(F.relu6(self.linear1(x))))
+
+
+class Head(nn.Module):
+    """Three (linear → MLP block) layers, each of which sees the condition again, then a linear output (Appendix D)."""
+
+    def __init__(self, input_dim: int, condition_dim: int, hidden_dim: int, output_dim: int):
+        super().__init__()
+        dims = [input_dim, hidden_dim, hidden_dim]
+        self.linears = nn.ModuleList(nn.Linear(dim + condition_dim, hidden_dim) for dim in dims)
+        self.blocks = nn.ModuleList(MLPBlock(hidden_dim) for _ in dims)
+        self.output = nn.Linear(hidden_dim, output_dim)
+
+    def forward(self, x, condition):  # (B, input_dim), (B, condition_dim) → (B, output_dim)
+        for linear, block in zip(self.linears, self.blocks):
+            x = block(linear(torch.cat([x, condition], -1)))
+        return self.output(x)
+
+
+def init_weights(module: nn.Module):
+    if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.orthogonal_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+class IDM(nn.Module):
+    """Inverse dynamics model: obs, future_obs (B, 9, 64, 64) → the action between them (B, A)."""
+
+    def __init__(self, args: IDMArgs, frame_stack: int, action_dim: int):
+        super().__init__()
+        self.encoder = Encoder(3 * frame_stack, args.encoder_scale, args.encoder_num_res_blocks)
+        self.head = Head(0, 2 * self.encoder.flat_dim, args.act_head_dim, action_dim)
+        self.apply(init_weights)
+
+    def forward(self, obs, future_obs):
+        obs_embedding, future_embedding = self.encoder(torch.cat([obs, future_obs])).flatten(1).chunk(2)
+        return self.head(obs_embedding[:, :0], torch.cat([obs_embedding, future_embedding], -1))
+
+
+class Actor(nn.Module):
+    """Policy: obs (B, 9, 64, 64) → latent or true action (B, output_dim)."""
+
+    def __init__(self, args: BCArgs, frame_stack: int, output_dim: int):
+        super().__init__()
+        self.encoder = Encoder(3 * frame_stack, args.encoder_scale, args.encoder_num_res_blocks)
+        self.output = nn.Linear(self.encoder.channels_out, output_dim)
+        self.apply(init_weights)
+
+    def forward(self, obs):
+        return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
+
+
+# ---- Runs: records, checkpoints, schedule ------------------------------------------------------------------------------------
+
+
+class Run:
+    """The run's folder: arguments, script, metrics.jsonl, weights of finished stages, and the checkpoint.
+
+    Batches, offsets and augmentation depend only on seed and step, so a checkpoint needs no random state: weights, optimiser
+    states, the step and the length of metrics.jsonl continue a run where an unbroken one would be.
+    """
+
+    def __init__(self, args: Args, task: str):
+        name = f"{task}__{Path(__file__).stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+        self.args, self.folder, self.wandb = args, args.resume or args.runs / name, None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.metrics = open(self.folder / "metrics.jsonl", "ab")  # noqa: SIM115 open as long as the process
+        try:
+            fcntl.flock(self.metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SystemExit(f"error: another process works in {self.folder}")
+        self.saved = {"stage": None, "finished": [], "budgets": {}, "metrics_size": 0}
+        if (self.folder / "checkpoint.pt").exists():
+            self.saved = torch.load(self.folder / "checkpoint.pt", map_location=args.device, weights_only=True)
+        elif not args.resume:
+            text = json.dumps({"argv": sys.argv[1:], **dataclasses.asdict(args)}, default=str, indent=2)
+            write_whole(self.folder / "args.json", lambda file: file.write(text.encode()))
+            shutil.copy(__file__, self.folder)
+        self.metrics.seek(self.metrics.truncate(self.saved["metrics_size"]))  # what was logged after the checkpoint comes again
+        if args.track:
+            import wandb  # not above: it takes a second
+
+            self.wandb = wandb.init(project="latent-actions", id=self.folder.name, resume="allow", config=dataclasses.asdict(args))
+
+    def log(self, record: dict):
+        self.metrics.write(json.dumps(record).encode() + b"\n")
+        self.metrics.flush()
+        if self.wandb:
+            self.wandb.log(record)
+
+    def updates(self, stage: str, total: int, batch_size: int, **parts) -> Iterator[tuple[int, dict]]:
+        """Yields each step of a stage, from its checkpoint if it has one, with a dictionary for what the loop wants logged.
+
+        The values are tensors, read every log_interval steps: nothing else waits for the GPU. parts: whatever the stage trains.
+        """
+        first = self.saved["step"] if self.saved["stage"] == stage else 0
+        for name in parts if first else ():
+            parts[name].load_state_dict(self.saved["parts"].pop(name))
+        kind, values, stop = stage.split("_")[0], {}, []
+        saved_at, logged_at, logged_step = time.time(), time.time(), first
+        handlers = {number: signal.signal(number, lambda *_: stop.append(True)) for number in (signal.SIGTERM, signal.SIGINT)}
+        bar = tqdm(total=total, initial=first, desc=stage, unit="update")
+        for step in range(first, total):
+            yield step, values
+            bar.update()
+            log_due = (step + 1) % self.args.log_interval == 0 or step + 1 == total
+            save_due = stop or time.time() - saved_at > 60 * self.args.checkpoint_minutes
+            if log_due or save_due:
+                numbers = {f"{kind}/{name}": torch.as_tensor(value).item() for name, value in values.items()}  # waits for the GPU
+                if not math.isfinite(numbers[f"{kind}/loss"]):
+                    raise SystemExit(f"error: {stage}: the loss is not finite at step {step + 1}; the last checkpoint stands")
+            if log_due:
+                speed = (step + 1 - logged_step) * batch_size / (time.time() - logged_at)
+                logged_at, logged_step = time.time(), step + 1
+                self.log({"stage": stage, "step": step + 1, **numbers, f"{kind}/transitions_per_second": round(speed, 1)})
+                bar.set_postfix(loss=f"{numbers[f'{kind}/loss']:.4f}", transitions_per_s=f"{speed:.0f}")
+            if save_due:
+                self.save_checkpoint(stage=stage, step=step + 1, parts={name: part.state_dict() for name, part in parts.items()})
+                saved_at = time.time()
+            if stop:
+                raise SystemExit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
+        bar.close()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def save_checkpoint(self, **state):
+        state |= {"finished": self.saved["finished"], "budgets": self.saved["budgets"], "metrics_size": self.metrics.tell()}
+        write_whole(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
+
+    def weights(self, folder: Path, name: str, stage: str) -> Path:
+        return folder / ("_".join([name, *stage.split("_")[1:]]) + ".pt")  # <name>.pt, or <name>_<budget>.pt
+
+    def finish(self, stage: str, **modules: nn.Module):
+        """Keeps a finished stage's weights."""
+        for name, module in modules.items():
+            write_whole(self.weights(self.folder, name, stage), lambda file: torch.save(module.state_dict(), file))
+        self.saved["finished"].append(stage)
+        self.save_checkpoint(stage=None)
+
+    def load_finished(self, stage: str, checkpoint: Path | None = None, **modules: nn.Module) -> bool:
+        """Loads the weights of a stage that this run, or that of --<stage>.checkpoint, has finished; says whether there is one."""
+        folder = self.folder if stage in self.saved["finished"] else checkpoint
+        for name, module in modules.items() if folder else ():
+            path = folder if folder.suffix == ".pt" else self.weights(folder, name, stage)
+            try:
+                module.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
+            except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+                raise SystemExit(f"error: {path} holds no weights for this network: {str(error).splitlines()[0]}")
+        if folder and folder != self.folder:
+            self.finish(stage, **modules)
+        return bool(folder)
+
+
+def write_whole(path: Path, write: Callable):
+    """Writes a file whole or not at all; write gets the open file."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        write(file)
+    partial.replace(path)
+
+
+@functools.lru_cache(1)
+def epoch_order(number: int, seed: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(number, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def batch_at(index: torch.Tensor, batch_size: int, seed: int, step: int) -> torch.Tensor:
+    """The batch of a step: each epoch passes over a fresh permutation of the index and drops what does not fill a batch."""
+    epoch, position = divmod(step, len(index) // batch_size)
+    return index[epoch_order(len(index), seed, epoch)[position * batch_size : (position + 1) * batch_size]]
+
+
+def learning_rate(peak: float, step: int, warmup: int, total: int, schedule: str) -> float:
+    """Linear from zero over the warm-up, then cosine or linear to zero at the end (Appendix D)."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(total - warmup, 1)
+    return peak * (0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress)
+
+
+# ---- Stages: inverse dynamics model, behaviour cloning -----------------------------------------------------------------------
+
+
+def train_idm(args: Args, data: Dataset, index: torch.Tensor, stage: str, run: Run) -> IDM:
+    """Stage 1: trains an IDM on the labelled transitions (data, index)."""
+    cfg, dtype, offset = args.idm, args.dtype, args.idm.future_obs_offset
+    torch.manual_seed(args.seed)
+    idm = IDM(cfg, args.frame_stack, data.actions.shape[1]).to(args.device, memory_format=torch.channels_last)
+    if run.load_finished(stage, cfg.checkpoint, idm=idm):
+        return idm
+    optim = torch.optim.Adam(idm.parameters(), lr=cfg.learning_rate, fused=True)
+
+    def action_loss(obs, future_obs, actions):
+        with args.autocast():
+            return F.mse_loss(idm(obs, future_obs).float(), actions)
+
+    action_loss = torch.compile(action_loss) if args.compile else action_loss
+    warmup = min(cfg.warmup_epochs * (len(index) // cfg.batch_size), cfg.num_updates)
+    for step, values in run.updates(stage, cfg.num_updates, cfg.batch_size, idm=idm, optim=optim):
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        batch = batch_at(index, cfg.batch_size, args.seed, step)
+        obs = data.observations(batch, args.frame_stack)
+        future = data.observations(data.future(batch, offset, generator), args.frame_stack)
+
+        optim.param_groups[0]["lr"] = lr = learning_rate(cfg.learning_rate, step, warmup, cfg.num_updates, args.lr_schedule)
+        loss = action_loss(to_input(obs, dtype), to_input(future, dtype), data.actions[batch])
+        optim.zero_grad(set_to_none=True)
+        loss.backward()
+        optim.step()
+        values.update(loss=loss.detach(), learning_rate=lr)
+    run.finish(stage, idm=idm)
+    return idm
+
+
+# differs: clones the labels of the IDM
+def train_actor(args: Args, data: Dataset, idm: IDM, stage: str, run: Run) -> Actor:
+    """Stage 2: clones the IDM's labels on all transitions."""
+    cfg, dtype = args.bc, args.dtype
+    torch.manual_seed(args.seed)
+    actor = Actor(cfg, args.frame_stack, idm.head.output.out_features).to(args.device, memory_format=torch.channels_last)
+    if run.load_finished(stage, cfg.checkpoint, actor=actor):
+        return actor
+    optim = torch.optim.Adam(actor.parameters(), lr=cfg.learning_rate, fused=True)
+    idm.requires_grad_(False)
+
+    def cloning_loss(obs, next_obs):
+        with args.autocast():
+            with torch.no_grad():
+                label = idm(obs, next_obs)
+            return F.mse_loss(actor(obs).float(), label.float())
+
+    cloning_loss = torch.compile(cloning_loss) if args.compile else cloning_loss
+    index = data.transitions()
+    total, warmup = (epochs * (len(index) // cfg.batch_size) for epochs in (cfg.num_epochs, cfg.warmup_epochs))
+    for step, values in run.updates(stage, total, cfg.batch_size, actor=actor, optim=optim):
+        batch = batch_at(index, cfg.batch_size, args.seed, step)
+        stack = data.observations(batch, args.frame_stack, extra=1)
+
+        optim.param_groups[0]["lr"] = lr = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
+        loss = cloning_loss(to_input(stack[:, OBS], dtype), to_input(stack[:, NEXT_OBS], dtype))
+        optim.zero_grad(set_to_none=True)
+        loss.backward()
+        optim.step()
+        values.update(loss=loss.detach(), learning_rate=lr)
+    run.finish(stage, actor=actor)
+    return actor
+
+
+def infer_all(args: Args, network: nn.Module, data: Dataset, index: torch.Tensor, *views: slice) -> torch.Tensor:
+    """The network's output for every index, without gradient: float32 (len(index), …). views: OBS, or OBS and NEXT_OBS."""
+    outputs = []
+    with torch.no_grad(), args.autocast():
+        for chunk in index.split(512):
+            stack = data.observations(chunk, args.frame_stack, extra=1)
+            outputs.append(network(*(to_input(stack[:, view], args.dtype) for view in views)).float())
+    return torch.cat(outputs)
+
+
+def measure(args: Args, weights: Path) -> dict:
+    """What stage 1 has learned, on held-out data: benchmark/measure.py, a process of its own, says what it measures."""
+    program = Path(__file__).parent / "benchmark" / "measure.py"
+    if not program.exists():
+        print(f"no {program}: what stage 1 has learned is not measured")
+        return {}
+    if subprocess.run(
+        [sys.executable, program, weights, "--device", args.device, *["--reconstruct"] * args.reconstruct]
+    ).returncode:
+        raise SystemExit(f"error: {program} failed on {weights}")
+    return json.loads(weights.with_suffix(".json").read_text())
+
+
+# ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------------------------
+
+SKY_HW = 160  # height and width of a background frame: the camera sees about half of it
+# name: (scale of camera and colour, number of training videos; None means all)
+DIFFICULTIES = dict(vanilla=(0.0, 0), easy=(0.1, 4), medium=(0.2, 8), hard=(0.3, None), scale_easy_video_hard=(0.1, None))
+# MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act when a model is compiled): no
+# buffer beyond the picture, a shadow map of 256² instead of 2048², coarser spheres and capsules, a sky as large as the videos.
+CHEAP_VISUAL = f"""<mujoco> <visual> <global offwidth="{IMG_HW}" offheight="{IMG_HW}"/> <map znear=".01"/>
+    <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/>
+    <quality shadowsize="256" numslices="12" numstacks="8"/> </visual> </mujoco>""".encode()
+SMALL_SKY = f"""<mujoco> <asset>
+    <texture name="skybox" type="skybox" builtin="flat" width="{SKY_HW}" height="{SKY_HW}"/> </asset> </mujoco>""".encode()
+
+
+def load_task(task: str, own_sky: bool = True) -> gym.Env:
+    """A dm_control task through Shimmy, cheap to render; observations are dm_control's dictionaries of float64."""
+    import absl.logging  # these imports stand here because dm_control binds to the OpenGL of MUJOCO_GL when it is first imported
+    import shimmy
+    from dm_control import suite
+
+    absl.logging.set_verbosity("error")  # deprecations in dm_control's own XML
+    cheap = {"./common/visual.xml": CHEAP_VISUAL} | ({} if own_sky else {"./common/skybox.xml": SMALL_SKY})
+    with unittest.mock.patch.dict(suite.common.ASSETS, cheap):
+        return shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
+
+
+class DistractingControl(gym.Wrapper):
+    """Pixels, uint8 (64, 64, 3), before colours, a camera and a background video that drift independently of the physics.
+
+    info["state"]: proprioceptive state, float32 (S,); info["physics"]: MuJoCo's state behind the picture, float64 (P,). One seed
+    gives the same physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none. videos: uint8
+    (frames, 160, 160, 3), none for the task's own sky. A camera position is (radius in metres, elevation above the horizon and
+    azimuth in radians) about the agent's centre of mass. The constants are those of Stone et al., 2021.
+    """
+
+    def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
+        from dm_control.mujoco import Camera
+
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
+        self.color_scale, self.camera_scale, self.videos = color_scale, camera_scale, videos
+        self.physics, self.model, self.data = env.unwrapped.physics, env.unwrapped.physics.model, env.unwrapped.physics.data
+        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # kept: a new one for each picture costs a third more
+        self.own_colors = self.model.mat_rgba[:, :3].copy()
+        if videos:
+            self.sky = self.model.name2id("skybox", "texture")
+            start = self.model.tex_adr[self.sky]
+            self.sky_faces = self.model.tex_data[start : start + 6 * SKY_HW * SKY_HW * 3].reshape(6, SKY_HW, SKY_HW, 3)  # a view
+            humanoid = self.model.name == "humanoid"  # whose ground would hide most of the background
+            self.physics.named.model.mat_rgba["grid", "a"] = 0.3 if humanoid else 1.0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        states, _ = self.env.reset(seed=seed, options=options)
+        self.color_rng, self.camera_rng, self.background_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
+
+        self.color_low = np.clip(self.own_colors - self.color_scale, 0, 1)
+        self.color_high = np.clip(self.own_colors + self.color_scale, 0, 1)
+        self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
+
+        s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
+        radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
+        self.camera_low = np.array([radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)])
+        self.camera_high = np.array([radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)])
+        self.camera_high = np.maximum(self.camera_low, self.camera_high)  # for a camera just below the horizon
+        self.camera_position = self.camera_rng.uniform(self.camera_low, self.camera_high)
+        self.own_radius, direction = radius, self.camera_rng.normal(size=3)
+        self.velocity = direction / np.linalg.norm(direction) * self.camera_rng.uniform(0, 0.4 * s)  # metres per step
+        self.roll, self.roll_velocity = self.camera_rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]  # radians, radians per step
+
+        if self.videos:  # played to and fro from a random frame in a random direction
+            self.video = self.videos[self.background_rng.integers(len(self.videos))]
+            self.video_period = max(2 * len(self.video) - 2, 1)
+            self.video_time = int(self.background_rng.integers(self.video_period))
+        return self.render(), self.make_info(states)
+
+    def step(self, action: np.ndarray):
+        states, reward, terminated, truncated, _ = self.env.step(action)
+
+        colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
+        self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
+
+        s, unit = self.camera_scale, self.camera_scale * self.own_radius / 4
+        velocity = self.velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
+        self.velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
+        position = to_spherical(to_cartesian(self.camera_position) + self.velocity)
+        self.camera_position = np.clip(position, self.camera_low, self.camera_high)
+        roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
+        self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
+        self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
+
+        self.video_time = (self.video_time + 1) % self.video_period if self.videos else None
+        return self.render(), reward, terminated, truncated, self.make_info(states)
+
+    def make_info(self, states: dict) -> dict:
+        state = gym.spaces.flatten(self.env.observation_space, states)  # the order that the experts are trained with
+        return {"state": state.astype(np.float32), "physics": self.physics.get_state()}
+
+    def render(self) -> np.ndarray:
+        """The picture of the current state, uint8 (64, 64, 3), from camera 0 as the distractors have moved it."""
+        import mujoco
+
+        if self.videos:
+            turn = len(self.video) - 1
+            self.sky_faces[:] = self.video[turn - abs(turn - self.video_time)]
+            contexts = self.physics.contexts
+            with contexts.gl.make_current() as context:
+                context.call(mujoco.mjr_uploadTexture, self.model.ptr, contexts.mujoco.ptr, self.sky)
+        mujoco.mj_camlight(self.model.ptr, self.data.ptr)  # the undisturbed pose, which the next line overwrites
+        if self.camera_scale > 0:
+            self.data.cam_xpos[0], self.data.cam_xmat[0] = self.camera_pose()
+        return self.camera.render().copy()
+
+    def camera_pose(self) -> tuple[np.ndarray, np.ndarray]:
+        """Position (3,) and orientation (9,): it looks at the point on its undisturbed axis that is as far away as the agent."""
+        agent, own_position = self.data.subtree_com[1], self.data.cam_xpos[0]
+        own_axis = self.data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
+        target = own_position - own_axis * np.linalg.norm(own_position - agent)
+        position = agent + to_cartesian(self.camera_position)
+        z = (position - target) / np.linalg.norm(position - target)
+        x = np.cross([0, 0, 1], z) / np.linalg.norm(np.cross([0, 0, 1], z))
+        y, cos, sin = np.cross(z, x), math.cos(self.roll), math.sin(self.roll)
+        return position, np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
+
+
+def to_spherical(point: np.ndarray) -> np.ndarray:
+    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2]): the cut lies where no camera of the suite goes."""
+    elevation, azimuth = math.atan2(point[2], math.hypot(point[0], point[1])), math.atan2(point[1], point[0])
+    return np.array([np.linalg.norm(point), elevation, azimuth - 2 * math.pi if azimuth > math.pi / 2 else azimuth])
+
+
+def to_cartesian(position: np.ndarray) -> np.ndarray:
+    radius, elevation, azimuth = position
+    x, y, z = math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)
+    return radius * np.array([x, y, z])
+
+
+def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
+    """Background videos, uint8 (frames, 160, 160, 3), memory-mapped: all of "val", as many of "train" as the difficulty says."""
+    number = DIFFICULTIES[difficulty][1]
+    files = sorted((backgrounds / split).glob("*.npy"))
+    if number != 0 and not files:
+        raise SystemExit(f"error: no background videos (*.npy) in {backgrounds / split}; collect_data.py makes them")
+    return [np.load(file, mmap_mode="r") for file in files[: number if split == "train" or number == 0 else None]]
+
+
+def make_env(task: str, difficulty: str, backgrounds: Path, split: str) -> DistractingControl:
+    scale, videos = DIFFICULTIES[difficulty][0], load_videos(backgrounds, split, difficulty)
+    return DistractingControl(load_task(task, own_sky=not videos), scale, scale, videos)
+
+
+def pick_rendering_backend():
+    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or on Mesa, else OSMesa. A choice of the user's stands."""
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the worker itself: threads for 64×64 pixels only cost
+    if "MUJOCO_GL" in os.environ:
+        return
+    probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
+    for os.environ["MUJOCO_GL"] in ("egl", "osmesa"):
+        if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
+            return
+    raise SystemExit("error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6")
+
+
+EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
+# returns of the paper's BC on all labels, with and without distractors (Table 3)
+BC_RETURNS = {"cheetah-run": (823, 840), "walker-run": (749, 735), "hopper-hop": (253, 300), "humanoid-walk": (428, 601)}
+
+
+def play_episodes(pipe, task: str, difficulty: str, backgrounds: Path, frame_stack: int, episodes: list[tuple[str, int]]):
+    """A worker process: steps its environments together, one action array (n, A) in, one (obs, rewards) out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+    envs = [make_env(task, difficulty, backgrounds, split) for split, _ in episodes]
+    envs = [gym.wrappers.FrameStackObservation(env, frame_stack, padding_type="reset") for env in envs]
+    pipe.send((np.stack([env.reset(seed=seed)[0] for env, (_, seed) in zip(envs, episodes)]), np.zeros(len(envs))))
+    for _ in range(EPISODE_LENGTH):
+        steps = [env.step(action) for env, action in zip(envs, pipe.recv())]
+        pipe.send((np.stack([step[0] for step in steps]), np.array([step[1] for step in steps])))
+
+
+def evaluate(args: Args, data: Dataset, actor: Actor, decoder: nn.Module, film: Path) -> dict:
+    """Greedy episodes in the data's task, with seen and with unseen videos, all in one batch: returns, and a film of the first."""
+    number, pipes, frames = args.eval.num_episodes, [], []
+    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(number).tolist()  # not those of the data
+    episodes = [(split, seed) for split in ("train", "val") for seed in seeds]
+    parts = np.array_split(np.arange(len(episodes)), min(args.eval.num_workers, len(episodes)))
+    for part in parts:
+        pipe, worker_pipe = multiprocessing.get_context("spawn").Pipe()
+        settings = data.task, data.difficulty, args.eval.backgrounds, args.frame_stack, [episodes[i] for i in part]
+        multiprocessing.get_context("spawn").Process(target=play_episodes, args=(worker_pipe, *settings), daemon=True).start()
+        worker_pipe.close()
+        pipes.append(pipe)
+    returns = np.zeros(len(episodes))
+    try:
+        for step in tqdm(range(EPISODE_LENGTH + 1), desc="evaluation, seen and unseen videos", unit="step"):
+            observations, rewards = map(np.concatenate, zip(*(pipe.recv() for pipe in pipes)))
+            returns += rewards
+            if step % 4 == 0 and step < 400:  # above with seen, below with unseen videos
+                frames.append(np.concatenate([np.concatenate(o[:4, -1], 1) for o in (observations, observations[number:])]))
+            with torch.no_grad(), args.autocast():
+                actions = decoder(actor(to_input(torch.from_numpy(observations).to(args.device), args.dtype)))
+            for pipe, part in zip(pipes, parts if step < EPISODE_LENGTH else ()):
+                pipe.send(actions[part].float().clamp(-1, 1).cpu().numpy())
+    except (EOFError, ConnectionError):
+        raise SystemExit("error: an evaluation worker died; its message is above")
+    imageio.imwrite(film, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
+    parts = zip(("seen_videos", "unseen_videos"), returns.reshape(2, -1))
+    return {
+        name: {"return_mean": float(part.mean()), "return_std": float(part.std()), "returns": part.tolist()} for name, part in parts
+    }
+
+
+def parse_args(argv: list[str]) -> Args:
+    """The command line: a preset's name first, paper if there is none; --resume brings the run's own command line back."""
+    argv = argv if argv and not argv[0].startswith("-") else ["paper", *argv]
+    presets = {name: (f"{about}; presets: {', '.join(PRESETS)}\n\n{__doc__}", args) for name, (about, args) in PRESETS.items()}
+    args = tyro.extras.overridable_config_cli(presets, args=argv, prog=Path(__file__).name)
+    if not args.resume:
+        return args
+    if len(argv) > 3 or not (args.resume / "args.json").exists():
+        raise SystemExit(f"error: --resume {args.resume}: takes no other arguments, and a run's folder with args.json in it")
+    return dataclasses.replace(parse_args(json.loads((args.resume / "args.json").read_text())["argv"]), resume=args.resume)
+
+
+# differs: needs labels
+def load_data(args: Args) -> tuple[Dataset, Dataset, Dataset]:
+    """Data, labelled data and evaluation data. Refuses what would fail only after hours; finds the background videos."""
+    data = Dataset(args.data, args.device, args.trajectories_per_file)
+    labeled_data = Dataset(args.labeled_data, args.device) if args.labeled_data else data
+    beside = [str(path.with_name(path.name.replace("train", "val"))) for path in labeled_data.paths]
+    eval_data = Dataset(args.eval_data or beside, args.device)
+    budgets, batch_size = args.num_labeled_trajectories, args.bc.batch_size
+    if min(*budgets, args.eval.num_episodes, args.eval.num_workers) < 1 or args.seed < 0:
+        raise SystemExit("error: label budgets, --eval.num-episodes and --eval.num-workers start at 1, --seed at 0")
+    if max(budgets) > (n := labeled_data.num_trajectories):
+        raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: {labeled_data.paths[0]} has {n} trajectories")
+    if len(data.transitions()) < batch_size or data.num_trajectories < 2:
+        raise SystemExit(f"error: {data.paths[0]} does not fill a batch of {batch_size} or has a single trajectory: collect more")
+    if len(labeled_data.transitions(labeled_data.shuffle[: min(budgets)])) < args.idm.batch_size:
+        raise SystemExit(f"error: {min(budgets)} labelled trajectories do not fill a batch of {args.idm.batch_size}")
+    if labeled_data.actions.isnan().any():
+        raise SystemExit(f"error: {labeled_data.paths[0]} holds no actions, or those of several tasks; give --labeled-data")
+    if eval_data.task != labeled_data.task or eval_data.paths == labeled_data.paths:
+        raise SystemExit(f"error: no evaluation file of {labeled_data.task} beside {labeled_data.paths[0]}; give --eval-data")
+    if labeled_data.task in BC_RETURNS:  # plain videos are not evaluated
+        if args.eval.backgrounds is None and "backgrounds" not in labeled_data.attributes:
+            raise SystemExit(f"error: {labeled_data.paths[0]} does not name its videos; give --eval.backgrounds FOLDER")
+        args.eval.backgrounds = args.eval.backgrounds or labeled_data.paths[0].parent / labeled_data.attributes["backgrounds"]
+        for split in ("train", "val"):
+            load_videos(args.eval.backgrounds, split, labeled_data.difficulty)
+    return data, labeled_data, eval_data
+
+
+def print_results(results: dict, folder: Path):
+    returns = "returns: expert {dataset_return}, random actions {random_return}, score 1 {reference_return}"
+    print(("\n{task}, {difficulty}; " + returns).format(**results))
+    for number, budget in results["budgets"].items():
+        for videos in ("seen_videos", "unseen_videos"):
+            line = "{return_mean:8.1f} ± {return_std:.1f}, score {normalized_score:.3f}".format(**budget[videos])
+            print(f"{number:>4} labelled trajectories, {videos:13}: {line}")
+    print(f"{folder}/results.json")
+
+
+# differs: clones the labels of the IDM
+def main(args: Args):
+    data, labeled_data, _ = load_data(args)  # before the training, not after it
+    pick_rendering_backend()
+    run = Run(args, labeled_data.task)
+    print(f"run folder: {run.folder}")
+    results = {"script": Path(__file__).name, "task": labeled_data.task, "difficulty": labeled_data.difficulty, "seed": args.seed}
+    random_return = round(float(labeled_data.attributes.get("random_return", math.nan)), 2)
+    results |= {"dataset_return": round(labeled_data.returns.mean().item(), 2), "random_return": random_return}
+    table_3 = BC_RETURNS.get(labeled_data.task, (math.nan, math.nan))[labeled_data.difficulty == "vanilla"]
+    results |= {"reference_return": args.eval.reference_return or table_3, "budgets": run.saved["budgets"]}
+    for number in args.num_labeled_trajectories:
+        if str(number) in results["budgets"]:  # a resumed run has finished it
+            continue
+        index = labeled_data.transitions(labeled_data.shuffle[:number])
+        idm = train_idm(args, labeled_data, index, f"idm_{number}", run)
+        budget = {"idm": measure(args, run.folder / f"idm_{number}.pt")}
+        actor = train_actor(args, data, idm, f"bc_{number}", run)
+        budget |= evaluate(args, labeled_data, actor, nn.Identity(), run.folder / f"rollout_{number}.gif")
+        for name in ("seen_videos", "unseen_videos"):
+            budget[name]["normalized_score"] = budget[name]["return_mean"] / results["reference_return"]
+            run.log({"stage": f"eval_{number}", f"eval/return_mean/{name}": budget[name]["return_mean"]})
+        results["budgets"][str(number)] = budget
+        write_whole(run.folder / "results.json", lambda file: file.write(json.dumps(results, indent=2).encode()))
+        run.finish(f"eval_{number}")
+    print_results(results, run.folder)
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args(sys.argv[1:]))
+    except (KeyboardInterrupt, OSError) as error:  # a full disk, a folder without permission
+        raise SystemExit(f"error: {str(error) or 'interrupted'}")
