@@ -6,28 +6,27 @@ video in the background, a shaking camera and drifting colours. The pictures, th
 HDF5 file with training videos and one with evaluation videos, which the learner of the other scripts never sees.
 
     python collect_data.py demo                                # 24 + 8 cheetah-run trajectories in data/, minutes on a laptop
-    python collect_data.py --task walker-run                   # the paper's size: 5,000 + 50 trajectories, 61 GB
+    python collect_data.py --task walker-run                   # the paper's size: 5,000 + 50 trajectories, 63 GB
+    python collect_data.py --shard 3/16                        # the third of 16 parts of that, on one of many machines
     python collect_data.py --backgrounds DAVIS/                # DAVIS 2017 videos instead of procedural ones
+    python collect_data.py --rerender data/cheetah-run__scale_easy_video_hard__val.hdf5 --seed 1 --output twins   # same physics
+    python collect_data.py --preview --difficulty hard         # pictures of all tasks, of a trajectory and of its twins
+    python collect_data.py --from-videos videos/               # an action-free dataset of mp4 files and the like
     python collect_data.py --verify-expert 100                 # plays the expert without rendering
     python collect_data.py --train-expert sac                  # trains an expert into runs/experts/
 
-Files written to --output (data/):
-    <task>__<difficulty>__train.hdf5, <task>__<difficulty>__val.hdf5    the datasets, format in `create_dataset_file`
-    <the same>.png, <the same>.gif                                      what they look like
-    backgrounds/<name>/{train,val}/*.npy                                the background videos, which evaluation uses again
-
-A killed collection continues where it stopped when the same command is given again, and ends with the same file.
+Files in --output (data/): <task>__<difficulty>__{train,val}[__03-of-16].hdf5, format in `create_dataset_file`; beside each a .png
+and a .gif that show it; backgrounds/<name>/{train,val}/*.npy, the videos, which evaluation uses again. A killed collection
+continues where it stopped when the same command is given again, and ends with the same file.
 
 Where we deviate: experts train for as long as it takes; stored actions are those that acted, clipped to their bounds; each
 trajectory also stores its seed and the MuJoCo state behind every picture.
 """
 
-import collections
 import concurrent.futures
-import contextlib
 import copy
-import dataclasses
 import fcntl
+import itertools
 import json
 import math
 import multiprocessing
@@ -39,10 +38,9 @@ import sys
 import threading
 import time
 import unittest.mock
-import zipfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import gymnasium as gym
 import h5py
@@ -54,7 +52,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 import tyro
 from gymnasium.wrappers.utils import RunningMeanStd
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 # ---- Arguments ---------------------------------------------------------------------------------------------------------------
@@ -64,89 +62,60 @@ from tqdm import tqdm
 class SACArgs:
     """--train-expert sac: soft actor-critic (Haarnoja et al., 2018), the paper's choice for humanoid-walk."""
 
-    total_steps: int = 4_000_000
-    """environment steps, all environments together"""
-    num_envs: int = 64
-    """environments that step together"""
-    updates_per_round: int = 4
-    """gradient steps of the critics after each step of all environments"""
-    policy_delay: int = 2
-    """gradient steps of the critics per gradient step of the actor"""
-    batch_size: int = 256
-    """transitions per gradient step"""
-    hidden_dim: int = 128
-    """width of the two hidden layers of actor and critics"""
-    learning_rate: float = 1e-3
-    """Adam's; constant for the first half of the training, then linearly to zero"""
-    gamma: float = 0.99
-    """discount per step"""
-    tau: float = 0.005
-    """step of the target critics towards the critics"""
-    init_temperature: float = 0.1
-    """first weight of the entropy; tuned towards a target entropy of -A / 2"""
-    n_step: int = 3
-    """rewards summed before the target critics take over"""
-    buffer_size: int = 1_024_000
-    """transitions kept for replay"""
-    learning_starts: int = 32_000
-    """steps with random actions before the first update"""
+    total_steps: int = 4_000_000  # environment steps, all environments together
+    num_envs: int = 64  # environments that step together
+    updates_per_round: int = 4  # gradient steps of the critics after each step of all environments
+    policy_delay: int = 2  # gradient steps of the critics per gradient step of the actor
+    batch_size: int = 256  # transitions per gradient step
+    hidden_dim: int = 128  # width of the two hidden layers of actor and critics
+    learning_rate: float = 1e-3  # Adam's; constant for the first half of the training, then linearly to zero
+    gamma: float = 0.99  # discount per step
+    tau: float = 0.005  # step of the target critics towards the critics
+    init_temperature: float = 0.1  # first weight of the entropy; tuned towards a target entropy of -A / 2
+    n_step: int = 3  # rewards summed before the target critics take over
+    buffer_size: int = 1_024_000  # transitions kept for replay
+    learning_starts: int = 32_000  # steps with random actions before the first update
 
 
 @dataclass
 class PPOArgs:
     """--train-expert ppo: proximal policy optimisation (Schulman et al., 2017), the paper's choice for the other tasks."""
 
-    total_steps: int = 20_000_000
-    """environment steps, all environments together"""
-    num_envs: int = 32
-    """environments that step together"""
-    rollout_length: int = 250
-    """steps of each environment between updates; divides the episode of 1,000 steps"""
-    update_epochs: int = 10
-    """passes over each rollout"""
-    num_minibatches: int = 16
-    """minibatches per pass"""
-    hidden_dim: int = 64
-    """width of the two hidden layers of policy and value"""
-    learning_rate: float = 3e-4
-    """Adam's at the start; falls linearly to zero"""
-    gamma: float = 0.99
-    """discount per step"""
-    gae_lambda: float = 0.95
-    """lambda of the generalised advantage estimate"""
-    clip_coef: float = 0.2
-    """clip of the probability ratio"""
+    total_steps: int = 20_000_000  # environment steps, all environments together
+    num_envs: int = 32  # environments that step together
+    rollout_length: int = 250  # steps of each environment between updates; divides the episode of 1,000 steps
+    update_epochs: int = 10  # passes over each rollout
+    num_minibatches: int = 16  # minibatches per pass
+    hidden_dim: int = 64  # width of the two hidden layers of policy and value
+    learning_rate: float = 3e-4  # Adam's at the start; falls linearly to zero
+    gamma: float = 0.99  # discount per step
+    gae_lambda: float = 0.95  # lambda of the generalised advantage estimate
+    clip_coef: float = 0.2  # clip of the probability ratio
 
 
 # differs: the arguments of a collection
 @dataclass
 class Args:
-    task: Literal["cheetah-run", "walker-run", "hopper-hop", "humanoid-walk"] = "cheetah-run"
-    """dm_control task (Section 3)"""
+    task: Literal["cheetah-run", "walker-run", "hopper-hop", "humanoid-walk"] = "cheetah-run"  # dm_control task (Section 3)
     difficulty: Literal["vanilla", "easy", "medium", "hard", "scale_easy_video_hard"] = "scale_easy_video_hard"
     """distractors: none, or scale 0.1/0.2/0.3 of camera and colour with 4/8/60 videos; the paper's is scale 0.1 with 60 videos"""
     backgrounds: str = "procedural"
     """a DAVIS 2017 folder, any folder of folders of frames, or `procedural`: dead-leaves videos, made once and kept"""
-    output: Path = Path("data")
-    """folder of the datasets and background videos"""
-    num_trajectories: int = 5000
-    """trajectories of 1,000 steps in the training file, 12.4 MB each (Appendix C)"""
-    num_eval_trajectories: int = 50
-    """trajectories in the evaluation file, with videos that the training file does not have (Appendix C)"""
-    num_workers: int = os.cpu_count() or 1
-    """processes that simulate and render; one per core is a good choice"""
-    seed: int = 0
-    """of physics, videos, camera and colours; each trajectory has its own seed derived from it"""
-    expert: Path | None = None
-    """expert file (.npz); the default is experts/<task>.npz beside this script"""
-    verify_expert: int | None = None
-    """play the expert so many episodes without rendering, print its returns, and stop"""
-    train_expert: Literal["ppo", "sac"] | None = None
-    """train an expert on proprioceptive states into --expert-output, and stop"""
-    expert_output: Path = Path("runs/experts")
-    """folder for a trained expert, its learning curve and its checkpoint, from which the same command continues"""
-    eval_interval: int = 100_000
-    """steps between evaluations and checkpoints of an expert in training"""
+    output: Path = Path("data")  # folder of the datasets and background videos
+    num_trajectories: int = 5000  # trajectories of 1,000 steps in the training file, 12.5 MB each (Appendix C)
+    num_eval_trajectories: int = 50  # trajectories in the evaluation file, whose videos training never shows (Appendix C)
+    num_workers: int = os.cpu_count() or 1  # processes that simulate and render; one per core is a good choice
+    seed: int = 0  # of physics, videos, camera and colours; each trajectory has its own seed derived from it
+    shard: str = "1/1"  # collect only this part of the trajectories, k/n with k from 1 to n: many machines make one dataset
+    expert: Path | None = None  # expert file (.npz); the default is experts/<task>.npz beside this script
+    rerender: Path | None = None
+    """render the trajectories of this file again, as --difficulty, --backgrounds and --seed say; pixels alone change"""
+    preview: bool = False  # draw all tasks, and one trajectory of --task and its twins, under these settings, and stop
+    from_videos: Path | None = None  # make an action-free dataset of the videos (mp4, mov, mkv, avi, webm, gif) here, and stop
+    verify_expert: int | None = None  # play the expert so many episodes without rendering, print its returns, and stop
+    train_expert: Literal["ppo", "sac"] | None = None  # train an expert on states into --expert-output, and stop
+    expert_output: Path = Path("runs/experts")  # folder for an expert, its learning curve and its checkpoint
+    eval_interval: int = 100_000  # steps between evaluations and checkpoints of an expert in training
     sac: SACArgs = field(default_factory=SACArgs)
     ppo: PPOArgs = field(default_factory=PPOArgs)
 
@@ -176,35 +145,28 @@ class Expert:
         self.state_mean, self.state_std = arrays["state_mean"], arrays["state_std"]
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
+        sac, (*hidden, (weight, bias)) = self.about["algorithm"] == "sac", self.layers
         x = np.clip((states.astype(np.float32) - self.state_mean) / self.state_std, -10, 10)
-        for weight, bias in self.layers[:-1]:
-            x = x @ weight.T + bias
-            x = np.maximum(x, 0) if self.about["algorithm"] == "sac" else np.tanh(x)
-        x = x @ self.layers[-1][0].T + self.layers[-1][1]
-        return np.tanh(x) if self.about["algorithm"] == "sac" else np.clip(x, -1, 1)
+        for hidden_weight, hidden_bias in hidden:
+            x = np.maximum(x @ hidden_weight.T + hidden_bias, 0) if sac else np.tanh(x @ hidden_weight.T + hidden_bias)
+        return np.tanh(x @ weight.T + bias) if sac else np.clip(x @ weight.T + bias, -1, 1)
 
 
-class RunningStatistics(RunningMeanStd):
-    """Mean and variance of all states seen so far, float64 (S,)."""
-
-    def std(self) -> np.ndarray:
-        return np.sqrt(self.var) + 1e-3
-
-    def normalize(self, states: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(np.clip((states - self.mean) / self.std(), -10, 10), dtype=torch.float32)
+def standardize(states: np.ndarray, statistics: RunningMeanStd) -> torch.Tensor:
+    """As `Expert` does it, with the statistics of all states seen so far."""
+    return torch.as_tensor(np.clip((states - statistics.mean) / (np.sqrt(statistics.var) + 1e-3), -10, 10), dtype=torch.float32)
 
 
 def make_state_envs(task: str, num_envs: int) -> gym.vector.VectorEnv:
     """Environments with flat proprioceptive states (num_envs, S), stepped together; no episode ends before its 1,000 steps."""
-    make = lambda: gym.wrappers.FlattenObservation(load_task(task))
-    return gym.vector.SyncVectorEnv([make] * num_envs, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+    make = [lambda: gym.wrappers.FlattenObservation(load_task(task))] * num_envs
+    return gym.vector.SyncVectorEnv(make, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
 
 
 def play_expert(expert: Expert, task: str, episodes: int, seed: int) -> np.ndarray:
     """Returns of greedy episodes without rendering, float64 (episodes,)."""
-    envs = make_state_envs(task, episodes)
+    envs, returns = make_state_envs(task, episodes), np.zeros(episodes)
     states, _ = envs.reset(seed=seed)
-    returns = np.zeros(episodes)
     for _ in range(EPISODE_LENGTH):
         states, rewards, *_ = envs.step(expert(states))
         returns += rewards
@@ -218,249 +180,194 @@ def mlp(sizes: list[int], activation: type[nn.Module], layer_norm: bool = False)
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
 
+def descend(optim: torch.optim.Optimizer, loss: torch.Tensor, max_norm: float = math.inf):
+    optim.zero_grad()
+    loss.backward()
+    if max_norm < math.inf:
+        nn.utils.clip_grad_norm_(optim.param_groups[0]["params"], max_norm)
+    optim.step()
+
+
 class SACExpert(nn.Module):
-    """Soft actor-critic (Haarnoja et al., 2018): two critics with layer normalisation, tuned temperature, delayed actor.
+    """Soft actor-critic (Haarnoja et al., 2018): two critics with layer normalisation, tuned temperature, delayed actor. Many
+    environments step together, then a few updates follow: on one core the environment is cheap and the update is not."""
 
-    Many environments step together, then a few updates follow: on one core the environment is cheap and the update is not.
-    """
-
-    def __init__(self, args: SACArgs, state_dim: int, action_dim: int):
+    def __init__(self, args: SACArgs, state_dim: int, action_dim: int, statistics: RunningMeanStd, rng: np.random.Generator):
         super().__init__()
-        self.args, self.action_dim = args, action_dim
-        self.actor = mlp([state_dim, args.hidden_dim, args.hidden_dim, 2 * action_dim], nn.ReLU)
-        self.critics = nn.ModuleList(
-            mlp([state_dim + action_dim, args.hidden_dim, args.hidden_dim, 1], nn.ReLU, layer_norm=True) for _ in range(2)
-        )
+        self.args, self.action_dim, self.statistics, self.rng, hidden = args, action_dim, statistics, rng, [args.hidden_dim] * 2
+        self.actor = mlp([state_dim, *hidden, 2 * action_dim], nn.ReLU)
+        self.critics = nn.ModuleList(mlp([state_dim + action_dim, *hidden, 1], nn.ReLU, layer_norm=True) for _ in range(2))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(args.init_temperature)))
-        self.actor_optim = torch.optim.Adam(self.actor.parameters(), lr=args.learning_rate, fused=True)
-        self.critic_optim = torch.optim.Adam(self.critics.parameters(), lr=args.learning_rate, fused=True)
-        self.alpha_optim = torch.optim.Adam([self.log_alpha], lr=args.learning_rate, betas=(0.5, 0.999))
-        self.optims = [self.actor_optim, self.critic_optim, self.alpha_optim]
+        self.optims = [torch.optim.Adam(x.parameters(), args.learning_rate, fused=True) for x in (self.actor, self.critics)]
+        self.optims += [torch.optim.Adam([self.log_alpha], args.learning_rate, betas=(0.5, 0.999))]
+        rounds = args.buffer_size // args.num_envs // EPISODE_LENGTH * EPISODE_LENGTH  # kept: whole episodes
+        dims, self.stored = (state_dim, action_dim, 1, state_dim), 0
+        self.buffer = [np.zeros((rounds, args.num_envs, dim), np.float32) for dim in dims]  # state, action, reward, next state
 
     def sample(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised states (B, S) → squashed actions (B, A) in (-1, 1) and their log-probabilities (B,)."""
         mean, log_std = self.actor(states).chunk(2, dim=-1)
         log_std = -5 + 3.5 * (torch.tanh(log_std) + 1)  # between -5 and 2
         noise = torch.randn_like(mean)
-        pre_tanh = mean + log_std.exp() * noise
-        # log |d tanh(x) / dx| = 2 (log 2 - x - softplus(-2x)), which does not overflow
-        log_det = 2 * (math.log(2) - pre_tanh - F.softplus(-2 * pre_tanh))
-        return torch.tanh(pre_tanh), (-0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi) - log_det).sum(-1)
+        x = mean + log_std.exp() * noise
+        log_det = 2 * (math.log(2) - x - F.softplus(-2 * x))  # log |d tanh(x) / dx|, which does not overflow
+        return torch.tanh(x), (-0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi) - log_det).sum(-1)
 
-    def update(self, states, actions, rewards, next_states, update_actor: bool):
-        """One gradient step of the critics and, when asked, of the actor and the temperature; all inputs (B, …)."""
+    def act(self, states: np.ndarray, step: int) -> np.ndarray:
+        if step < self.args.learning_starts:
+            return self.rng.uniform(-1, 1, (len(states), self.action_dim)).astype(np.float32)
         with torch.no_grad():
-            next_actions, next_log_prob = self.sample(next_states)
-            x = torch.cat([next_states, next_actions], -1)
-            next_value = torch.min(self.targets[0](x), self.targets[1](x))[:, 0] - self.log_alpha.exp() * next_log_prob
-            target = rewards + self.args.gamma**self.args.n_step * next_value  # no episode ends early: always bootstrap
-        x = torch.cat([states, actions], -1)
-        critic_loss = sum(F.mse_loss(critic(x)[:, 0], target) for critic in self.critics)
-        self.critic_optim.zero_grad()
-        critic_loss.backward()
-        self.critic_optim.step()
+            return self.sample(standardize(states, self.statistics))[0].numpy()
 
-        if update_actor:
-            self.critics.requires_grad_(False)
-            new_actions, log_prob = self.sample(states)
-            x = torch.cat([states, new_actions], -1)
-            value = torch.min(self.critics[0](x), self.critics[1](x))[:, 0]
-            actor_loss = (self.log_alpha.exp().detach() * log_prob - value).mean()
-            self.actor_optim.zero_grad()
-            actor_loss.backward()
-            self.actor_optim.step()
-            self.critics.requires_grad_(True)
-            alpha_loss = -self.log_alpha * (log_prob.detach().mean() - self.action_dim / 2)  # target entropy: -A / 2
-            self.alpha_optim.zero_grad()
-            alpha_loss.backward()
-            self.alpha_optim.step()
-
-        torch._foreach_lerp_(list(self.targets.parameters()), list(self.critics.parameters()), self.args.tau)
-
-
-def train_sac(args: Args, training: "ExpertTraining"):
-    sac, envs, agent, statistics, rng = args.sac, training.envs, training.agent, training.statistics, training.rng
-    length = sac.buffer_size // sac.num_envs // EPISODE_LENGTH * EPISODE_LENGTH  # rounds kept: whole episodes
-    dims = (training.state_dim, training.action_dim, 1, training.state_dim)
-    buffer = [np.zeros((length, sac.num_envs, dim), np.float32) for dim in dims]  # states, actions, rewards, next states
-    for step in training.steps(sac.total_steps, sac.num_envs):
-        rounds = (step - training.first_step) // sac.num_envs  # since the start of this process
-        if rounds % EPISODE_LENGTH == 0:
-            states, _ = envs.reset(seed=args.seed + step)
-        if step < sac.learning_starts:
-            actions = rng.uniform(-1, 1, (sac.num_envs, training.action_dim)).astype(np.float32)
-        else:
+    def learn(self, step: int, *transition: np.ndarray):
+        """Keeps one transition of each environment (states, actions, rewards, next states) and learns from the buffer."""
+        for column, values in zip(self.buffer, transition):
+            column[self.stored % len(column)] = values.reshape(len(values), -1)
+        self.stored += 1
+        args, filled, (actor_optim, critic_optim, alpha_optim) = self.args, min(self.stored, len(self.buffer[0])), self.optims
+        if (self.stored - 1) * args.num_envs < args.learning_starts:
+            return
+        for optim in (actor_optim, critic_optim):  # constant for the first half, then linearly to zero
+            optim.param_groups[0]["lr"] = args.learning_rate * min(1.0, 2 * (1 - step / args.total_steps))
+        for update in range(args.updates_per_round):
+            t, e = self.rng.integers(0, filled, args.batch_size), self.rng.integers(0, args.num_envs, args.batch_size)
+            t = np.minimum(t, np.minimum((t // EPISODE_LENGTH + 1) * EPISODE_LENGTH, filled) - args.n_step)  # of one episode
+            states, next_states = self.buffer[0][t, e], self.buffer[3][t + args.n_step - 1, e]
+            states, next_states = (standardize(x, self.statistics) for x in (states, next_states))
+            rewards = sum(args.gamma**j * self.buffer[2][t + j, e, 0] for j in range(args.n_step))
+            actions, rewards = torch.from_numpy(self.buffer[1][t, e]), torch.from_numpy(rewards)
             with torch.no_grad():
-                actions = agent.sample(statistics.normalize(states))[0].numpy()
-        next_states, rewards, *_ = envs.step(actions)
-        statistics.update(states)
-        for column, values in zip(buffer, (states, actions, rewards[:, None], next_states)):
-            column[rounds % length] = values
-        states, filled = next_states, min(rounds + 1, length)
-
-        if rounds * sac.num_envs < sac.learning_starts:
-            continue
-        for optim in (agent.actor_optim, agent.critic_optim):  # constant for the first half, then linearly to zero
-            optim.param_groups[0]["lr"] = sac.learning_rate * min(1.0, 2 * (1 - step / sac.total_steps))
-        for update in range(sac.updates_per_round):
-            t, e = rng.integers(0, filled, sac.batch_size), rng.integers(0, sac.num_envs, sac.batch_size)
-            episode_end = np.minimum((t // EPISODE_LENGTH + 1) * EPISODE_LENGTH, filled)
-            t = np.minimum(t, episode_end - sac.n_step)  # all n rewards come from one episode
-            agent.update(
-                statistics.normalize(buffer[0][t, e]),
-                torch.from_numpy(buffer[1][t, e]),
-                torch.from_numpy(sum(sac.gamma**j * buffer[2][t + j, e, 0] for j in range(sac.n_step))),
-                statistics.normalize(buffer[3][t + sac.n_step - 1, e]),
-                update_actor=update % sac.policy_delay == 0,
-            )
+                next_actions, next_log_prob = self.sample(next_states)
+                x = torch.cat([next_states, next_actions], -1)
+                next_value = torch.min(self.targets[0](x), self.targets[1](x))[:, 0] - self.log_alpha.exp() * next_log_prob
+                target = rewards + args.gamma**args.n_step * next_value  # no episode ends early: always bootstrap
+            x = torch.cat([states, actions], -1)
+            descend(critic_optim, sum(F.mse_loss(critic(x)[:, 0], target) for critic in self.critics))
+            if update % args.policy_delay == 0:
+                self.critics.requires_grad_(False)
+                new_actions, log_prob = self.sample(states)
+                x = torch.cat([states, new_actions], -1)
+                value = torch.min(self.critics[0](x), self.critics[1](x))[:, 0]
+                descend(actor_optim, (self.log_alpha.exp().detach() * log_prob - value).mean())
+                self.critics.requires_grad_(True)
+                descend(alpha_optim, -self.log_alpha * (log_prob.detach().mean() - self.action_dim / 2))  # target entropy: -A / 2
+            torch._foreach_lerp_(list(self.targets.parameters()), list(self.critics.parameters()), args.tau)
 
 
 class PPOExpert(nn.Module):
     """Proximal policy optimisation (Schulman et al., 2017); the standard deviation of its Gaussian ignores the state."""
 
-    def __init__(self, args: PPOArgs, state_dim: int, action_dim: int):
+    def __init__(self, args: PPOArgs, state_dim: int, action_dim: int, statistics: RunningMeanStd, rng: np.random.Generator):
         super().__init__()
-        self.actor = mlp([state_dim, args.hidden_dim, args.hidden_dim, action_dim], nn.Tanh)
-        self.value = mlp([state_dim, args.hidden_dim, args.hidden_dim, 1], nn.Tanh)
+        self.args, self.statistics, self.rollout = args, statistics, []
+        self.actor, self.value = (mlp([state_dim, args.hidden_dim, args.hidden_dim, n], nn.Tanh) for n in (action_dim, 1))
         nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         self.log_std = nn.Parameter(torch.full((action_dim,), -0.5))
         self.optims = [torch.optim.Adam(self.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)]
 
-    def distribution(self, states: torch.Tensor) -> torch.distributions.Distribution:
-        normal = torch.distributions.Normal(self.actor(states), self.log_std.exp(), validate_args=False)
-        return torch.distributions.Independent(normal, 1, validate_args=False)
+    def act(self, states: np.ndarray, step: int) -> np.ndarray:
+        states = standardize(states, self.statistics)
+        with torch.no_grad():
+            normal = torch.distributions.Normal(self.actor(states), self.log_std.exp())
+            actions = normal.sample()
+            self.rollout.append([states, actions, normal.log_prob(actions).sum(-1), self.value(states)[:, 0]])
+        return actions.numpy()
+
+    def learn(self, step: int, _states, _actions, rewards: np.ndarray, next_states: np.ndarray):
+        """Keeps the rewards of a round; learns from the rollout when it has its length."""
+        args, (optim,) = self.args, self.optims
+        self.rollout[-1].append(torch.as_tensor(rewards * 0.1, dtype=torch.float32))  # returns near 10, not 100
+        if len(self.rollout) < args.rollout_length:
+            return
+        states, actions, log_probs, values, rewards = map(torch.stack, zip(*self.rollout))  # (rollout_length, num_envs, …)
+        self.rollout = []
+        # generalised advantage estimate; an episode's end is not an end of the task: bootstrap
+        next_value = self.value(standardize(next_states, self.statistics))[:, 0].detach()
+        advantage, advantages = 0.0, torch.zeros_like(values)
+        for t in reversed(range(args.rollout_length)):
+            advantage = rewards[t] + args.gamma * next_value - values[t] + args.gamma * args.gae_lambda * advantage
+            advantages[t], next_value = advantage, values[t]
+        data = [x.flatten(0, 1) for x in (states, actions, log_probs, advantages, advantages + values)]
+        optim.param_groups[0]["lr"] = args.learning_rate * (1 - step / args.total_steps)
+        for _ in range(args.update_epochs):
+            for rows in torch.randperm(len(data[0])).chunk(args.num_minibatches):
+                states, actions, old_log_probs, advantages, returns = (x[rows] for x in data)
+                normal = torch.distributions.Normal(self.actor(states), self.log_std.exp())
+                ratio = (normal.log_prob(actions).sum(-1) - old_log_probs).exp()
+                advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+                clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+                policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
+                value_loss = 0.5 * F.mse_loss(self.value(states)[:, 0], returns)
+                descend(optim, policy_loss + value_loss, max_norm=0.5)
 
 
-def train_ppo(args: Args, training: "ExpertTraining"):
-    ppo, envs, agent, statistics, (optim,) = args.ppo, training.envs, training.agent, training.statistics, training.agent.optims
-    for step in training.steps(ppo.total_steps, ppo.num_envs * ppo.rollout_length):
-        if (step - training.first_step) // ppo.num_envs % EPISODE_LENGTH == 0:
+def train_expert(args: Args):
+    """Trains an expert and keeps the best, with the highest mean minus standard deviation of ten greedy returns: high and steady.
+    A restart continues from the checkpoint; SAC fills its buffer anew with that policy."""
+    hyper = args.sac if args.train_expert == "sac" else args.ppo
+    made_by = f"{args.train_expert}, seed {args.seed}, {hyper.hidden_dim} units, {hyper.num_envs} environments"
+    path, checkpoint = (args.expert_output / f"{args.task}{suffix}" for suffix in (".npz", ".checkpoint.pt"))
+    saved = {"made_by": made_by, "step": 0, "seconds": 0.0, "curve": [], "best_score": -math.inf}
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+    if saved["made_by"] != made_by:
+        raise SystemExit(f"error: {checkpoint} was made by {saved['made_by']}; remove it or give another --expert-output")
+    step, seconds, curve, best_score = (saved[name] for name in ("step", "seconds", "curve", "best_score"))
+    torch.manual_seed(args.seed)
+    envs = make_state_envs(args.task, hyper.num_envs)
+    state_dim, action_dim = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
+    statistics, rng = RunningMeanStd(shape=state_dim), np.random.default_rng([args.seed, step])
+    agent = (SACExpert if args.train_expert == "sac" else PPOExpert)(hyper, state_dim, action_dim, statistics, rng)
+    if step:
+        agent.load_state_dict(saved["agent"])
+        for optim, state in zip(agent.optims, saved["optims"]):
+            optim.load_state_dict(state)
+        vars(statistics).update({name: saved["statistics"][name].numpy() for name in vars(statistics)})
+        print(f"continuing from {checkpoint} at step {step:,}")
+
+    args.expert_output.mkdir(parents=True, exist_ok=True)
+    first_step, started = step, time.time() - seconds
+    bar = tqdm(total=hyper.total_steps, initial=step, desc=f"{args.train_expert} {args.task}", unit="step", unit_scale=True)
+    while step < hyper.total_steps:
+        if (step - first_step) // hyper.num_envs % EPISODE_LENGTH == 0:
             states, _ = envs.reset(seed=args.seed + step)
-        rollout = []
-        for _ in range(ppo.rollout_length):
-            statistics.update(states)
-            normalized = statistics.normalize(states)
-            with torch.no_grad():
-                distribution = agent.distribution(normalized)
-                actions = distribution.sample()
-                log_probs, values = distribution.log_prob(actions), agent.value(normalized)[:, 0]
-            states, rewards, *_ = envs.step(actions.numpy().clip(-1, 1))
-            rewards = torch.as_tensor(rewards * 0.1, dtype=torch.float32)  # returns near 10, not 100
-            rollout.append((normalized, actions, log_probs, values, rewards))
-        seen, actions, log_probs, values, rewards = map(torch.stack, zip(*rollout))  # (rollout_length, num_envs, …)
-        with torch.no_grad():  # generalised advantage estimate; an episode's end is not an end of the task: bootstrap
-            next_value, advantage, advantages = agent.value(statistics.normalize(states))[:, 0], 0.0, torch.zeros_like(values)
-            for t in reversed(range(ppo.rollout_length)):
-                delta = rewards[t] + ppo.gamma * next_value - values[t]
-                advantages[t] = advantage = delta + ppo.gamma * ppo.gae_lambda * advantage
-                next_value = values[t]
-        data = [x.flatten(0, 1) for x in (seen, actions, log_probs, advantages, advantages + values)]
+        actions = agent.act(states, step)
+        next_states, rewards, *_ = envs.step(actions.clip(-1, 1))
+        statistics.update(states)
+        agent.learn(step, states, actions, rewards, next_states)
+        states, before, step = next_states, step, step + hyper.num_envs
+        bar.update(hyper.num_envs)
+        if before // args.eval_interval == step // args.eval_interval and step < hyper.total_steps:
+            continue
 
-        optim.param_groups[0]["lr"] = ppo.learning_rate * (1 - step / ppo.total_steps)
-        for _ in range(ppo.update_epochs):
-            for rows in torch.randperm(len(data[0])).chunk(ppo.num_minibatches):
-                batch_states, batch_actions, old_log_probs, advantage, returns = (x[rows] for x in data)
-                ratio = (agent.distribution(batch_states).log_prob(batch_actions) - old_log_probs).exp()
-                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-                clipped = ratio.clamp(1 - ppo.clip_coef, 1 + ppo.clip_coef)
-                policy_loss = -torch.min(ratio * advantage, clipped * advantage).mean()
-                value_loss = 0.5 * F.mse_loss(agent.value(batch_states)[:, 0], returns)
-                optim.zero_grad()
-                (policy_loss + value_loss).backward()
-                nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
-                optim.step()
-
-
-class ExpertTraining:
-    """What the two algorithms share: environments, state statistics, evaluation, learning curve, checkpoint and the best expert.
-
-    The best is the one with the highest mean minus standard deviation over ten greedy episodes: high and steady. A restart
-    continues from the checkpoint; SAC fills its buffer anew with that policy.
-    """
-
-    saved = ("step", "seconds", "curve", "best_score", "made_by")  # in the checkpoint, beside networks and statistics
-
-    def __init__(self, args: Args):
-        self.algorithm, self.task, self.interval = args.train_expert, args.task, args.eval_interval
-        self.seed, self.hyper = args.seed, getattr(args, args.train_expert)
-        torch.manual_seed(args.seed)
-        self.envs = make_state_envs(args.task, self.hyper.num_envs)
-        self.state_dim, self.action_dim = self.envs.single_observation_space.shape[0], self.envs.single_action_space.shape[0]
-        self.agent = {"sac": SACExpert, "ppo": PPOExpert}[self.algorithm](self.hyper, self.state_dim, self.action_dim)
-        self.statistics = RunningStatistics(shape=self.state_dim)
-        self.step, self.seconds, self.curve, self.best_score = 0, 0.0, [], -math.inf
-        self.path = args.expert_output / f"{args.task}.npz"
-        self.checkpoint = self.path.with_suffix(".checkpoint.pt")
-        self.made_by = f"{self.algorithm}, seed {self.seed}, {self.hyper.hidden_dim} units, {self.hyper.num_envs} environments"
-        args.expert_output.mkdir(parents=True, exist_ok=True)
-        if self.checkpoint.exists():
-            self.load()
-        self.first_step = self.step
-        self.rng = np.random.default_rng([args.seed, self.step])
-
-    def steps(self, total: int, per_round: int):
-        """Yields the environment step at the start of each round; evaluates between rounds."""
-        started = time.time() - self.seconds
-        title = f"{self.algorithm} {self.task}"
-        with tqdm(total=total, initial=self.step, desc=title, unit="step", unit_scale=True) as bar:
-            while self.step < total:
-                yield self.step
-                before, self.step = self.step, self.step + per_round
-                bar.update(per_round)
-                if before // self.interval < self.step // self.interval or self.step >= total:
-                    self.seconds = time.time() - started
-                    self.evaluate()
-                    bar.set_postfix(greedy_return=f"{self.curve[-1]['mean']:.0f}")
-
-    def evaluate(self):
-        returns = play_expert(Expert(self.export()), self.task, episodes=10, seed=self.seed + 10**5)
-        point = {"mean": returns.mean(), "std": returns.std(), "min": returns.min(), "seconds": self.seconds}
-        self.curve.append({"step": self.step} | {name: round(float(value), 2) for name, value in point.items()})
-        if returns.mean() - returns.std() > self.best_score:
-            self.best_score = float(returns.mean() - returns.std())
-            with open(self.path.with_suffix(".partial"), "wb") as file:
-                np.savez(file, **self.export())
-            self.path.with_suffix(".partial").rename(self.path)
-        self.save()
-        figure = matplotlib.figure.Figure(figsize=(5, 3), layout="constrained")
-        axes = figure.subplots()
-        step, mean, std = (np.array([point[name] for point in self.curve]) for name in ("step", "mean", "std"))
-        axes.plot(step, mean)
-        axes.fill_between(step, mean - std, mean + std, alpha=0.3)
-        axes.set(xlabel="environment steps", ylabel="return, 10 greedy episodes", title=self.task)
-        figure.savefig(self.path.with_suffix(".png"), dpi=120)
-
-    def export(self) -> dict[str, np.ndarray]:
-        """The arrays of the expert file: the linear layers of the mean action, the state statistics and how it was trained."""
-        linears = [layer for layer in self.agent.actor if isinstance(layer, nn.Linear)]
-        about = {"task": self.task, "algorithm": self.algorithm, "num_layers": len(linears), "seed": self.seed}
-        about |= {"steps": self.step, "seconds": round(self.seconds), "hyperparameters": dataclasses.asdict(self.hyper)}
-        mean, std = self.statistics.mean.astype(np.float32), self.statistics.std().astype(np.float32)
-        arrays = {"about": np.array(json.dumps(about)), "state_mean": mean, "state_std": std}
+        seconds = time.time() - started
+        linears = [layer for layer in agent.actor if isinstance(layer, nn.Linear)]
+        about = {"task": args.task, "algorithm": args.train_expert, "num_layers": len(linears), "seed": args.seed, "steps": step}
+        about |= {"seconds": round(seconds), "hyperparameters": asdict(hyper)}
+        arrays = {"about": np.array(json.dumps(about)), "state_mean": statistics.mean.astype(np.float32)}
+        arrays["state_std"] = (np.sqrt(statistics.var) + 1e-3).astype(np.float32)
         for i, linear in enumerate(linears):
-            rows = self.action_dim if i == len(linears) - 1 else None  # SAC's last layer also gives standard deviations
-            arrays[f"weight_{i}"] = linear.weight.detach().numpy()[:rows]
-            arrays[f"bias_{i}"] = linear.bias.detach().numpy()[:rows]
-        return arrays
-
-    def save(self):
-        state = {name: getattr(self, name) for name in self.saved}
-        state["agent"], state["optims"] = self.agent.state_dict(), [optim.state_dict() for optim in self.agent.optims]
-        state["statistics"] = {name: torch.as_tensor(value) for name, value in vars(self.statistics).items()}
-        torch.save(state, self.checkpoint.with_suffix(".partial"))
-        self.checkpoint.with_suffix(".partial").rename(self.checkpoint)
-
-    def load(self):
-        state = torch.load(self.checkpoint, weights_only=True)
-        if state["made_by"] != self.made_by:
-            raise SystemExit(f"error: {self.checkpoint} was made by {state['made_by']}; remove it or give another --expert-output")
-        vars(self).update({name: state[name] for name in self.saved})
-        self.agent.load_state_dict(state["agent"])
-        for optim, saved in zip(self.agent.optims, state["optims"]):
-            optim.load_state_dict(saved)
-        vars(self.statistics).update({name: state["statistics"][name].numpy() for name in vars(self.statistics)})
-        print(f"continuing from {self.checkpoint} at step {self.step:,}")
+            rows = action_dim if linear is linears[-1] else None  # SAC's last layer also gives standard deviations
+            arrays |= {f"weight_{i}": linear.weight.detach().numpy()[:rows], f"bias_{i}": linear.bias.detach().numpy()[:rows]}
+        returns = play_expert(Expert(arrays), args.task, episodes=10, seed=args.seed + 10**5)
+        point = {"step": step, "mean": returns.mean(), "std": returns.std(), "min": returns.min(), "seconds": seconds}
+        curve.append({name: round(float(value), 2) for name, value in point.items()})
+        bar.set_postfix(greedy_return=f"{returns.mean():.0f}")
+        if returns.mean() - returns.std() > best_score:
+            best_score = float(returns.mean() - returns.std())
+            np.savez(path.with_suffix(".partial.npz"), **arrays)
+            path.with_suffix(".partial.npz").rename(path)
+        saved = {"made_by": made_by, "step": step, "seconds": seconds, "curve": curve, "best_score": best_score}
+        saved |= {"agent": agent.state_dict(), "optims": [optim.state_dict() for optim in agent.optims]}
+        saved["statistics"] = {name: torch.as_tensor(value) for name, value in vars(statistics).items()}
+        torch.save(saved, checkpoint.with_suffix(".partial"))
+        checkpoint.with_suffix(".partial").rename(checkpoint)
+        figure = matplotlib.figure.Figure(figsize=(5, 3), layout="constrained")
+        axes = figure.add_subplot(xlabel="environment steps", ylabel="return, 10 greedy episodes", title=args.task)
+        axes.errorbar(*([point[name] for point in curve] for name in ("step", "mean", "std")), elinewidth=0.5)
+        figure.savefig(path.with_suffix(".png"), dpi=120)
+    print(f"best of {len(curve)} evaluations: {path}; learning curve: {path.with_suffix('.png')}")
 
 
 def load_expert(path: Path) -> Expert:
@@ -469,7 +376,7 @@ def load_expert(path: Path) -> Expert:
             return Expert(dict(arrays))
     except FileNotFoundError:
         raise SystemExit(f"error: no expert {path}; --train-expert trains one, --expert names a file")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of numpy, zip or JSON
         raise SystemExit(f"error: {path} is not an expert file: {error}")
 
 
@@ -481,11 +388,11 @@ SKY_HW = 160  # height and width of a background frame: the camera sees about ha
 DIFFICULTIES = dict(vanilla=(0.0, 0), easy=(0.1, 4), medium=(0.2, 8), hard=(0.3, None), scale_easy_video_hard=(0.1, None))
 # MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act when a model is compiled): no
 # buffer beyond the picture, a shadow map of 256² instead of 2048², coarser spheres and capsules, a sky as large as the videos.
-CHEAP_VISUAL = b"""<mujoco> <visual> <map znear=".01"/> <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/>
-    <quality shadowsize="256" numslices="12" numstacks="8"/> <global offwidth="%d" offheight="%d"/> </visual> </mujoco>"""
-CHEAP_VISUAL %= (IMG_HW, IMG_HW)
-SMALL_SKY = b"""<mujoco> <asset> <texture name="skybox" type="skybox" builtin="flat" width="%d" height="%d"/> </asset> </mujoco>"""
-SMALL_SKY %= (SKY_HW, SKY_HW)
+CHEAP_VISUAL = f"""<mujoco> <visual> <global offwidth="{IMG_HW}" offheight="{IMG_HW}"/> <map znear=".01"/>
+    <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/>
+    <quality shadowsize="256" numslices="12" numstacks="8"/> </visual> </mujoco>""".encode()
+SMALL_SKY = f"""<mujoco> <asset>
+    <texture name="skybox" type="skybox" builtin="flat" width="{SKY_HW}" height="{SKY_HW}"/> </asset> </mujoco>""".encode()
 
 
 def load_task(task: str, own_sky: bool = True) -> gym.Env:
@@ -501,13 +408,12 @@ def load_task(task: str, own_sky: bool = True) -> gym.Env:
 
 
 class DistractingControl(gym.Wrapper):
-    """Pixels instead of states, with colours, camera and background that drift independently of the physics.
+    """Pixels, uint8 (64, 64, 3), before colours, a camera and a background video that drift independently of the physics.
 
-    Observations are uint8 (64, 64, 3); info["state"] is the proprioceptive state, float32 (S,), info["physics"] the MuJoCo state
-    behind the picture, float64 (P,). reset(seed=…) seeds physics, colours, camera and background: one seed, the same pixels.
-    color_scale, camera_scale: the scale s of DIFFICULTIES, 0 for none. videos: arrays uint8 (frames, 160, 160, 3), none for the
-    task's own sky. A camera position is (radius in metres, elevation above the horizon and azimuth in radians) about the agent's
-    centre of mass. The constants are those of Stone et al., 2021.
+    info["state"]: proprioceptive state, float32 (S,); info["physics"]: MuJoCo's state behind the picture, float64 (P,). One seed
+    gives the same physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none. videos: uint8
+    (frames, 160, 160, 3), none for the task's own sky. A camera position is (radius in metres, elevation above the horizon and
+    azimuth in radians) about the agent's centre of mass. The constants are those of Stone et al., 2021.
     """
 
     def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
@@ -516,8 +422,7 @@ class DistractingControl(gym.Wrapper):
         super().__init__(env)
         self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
         self.color_scale, self.camera_scale, self.videos = color_scale, camera_scale, videos
-        self.physics = env.unwrapped.physics
-        self.model, self.data = self.physics.model, self.physics.data
+        self.physics, self.model, self.data = env.unwrapped.physics, env.unwrapped.physics.model, env.unwrapped.physics.data
         self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # kept: a new one for each picture costs a third more
         self.own_colors = self.model.mat_rgba[:, :3].copy()
         if videos:
@@ -529,8 +434,7 @@ class DistractingControl(gym.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         states, _ = self.env.reset(seed=seed, options=options)
-        streams = np.random.SeedSequence(seed).spawn(3)
-        self.color_rng, self.camera_rng, self.background_rng = (np.random.default_rng(stream) for stream in streams)
+        self.color_rng, self.camera_rng, self.background_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
 
         self.color_low = np.clip(self.own_colors - self.color_scale, 0, 1)
         self.color_high = np.clip(self.own_colors + self.color_scale, 0, 1)
@@ -609,8 +513,8 @@ def to_spherical(point: np.ndarray) -> np.ndarray:
 
 def to_cartesian(position: np.ndarray) -> np.ndarray:
     radius, elevation, azimuth = position
-    horizontal = math.cos(elevation)
-    return radius * np.array([horizontal * math.cos(azimuth), horizontal * math.sin(azimuth), math.sin(elevation)])
+    x, y, z = math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)
+    return radius * np.array([x, y, z])
 
 
 def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
@@ -633,10 +537,8 @@ def pick_rendering_backend():
     if "MUJOCO_GL" in os.environ:
         return
     probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
-    for backend in ("egl", "osmesa"):
-        environment = os.environ | {"MUJOCO_GL": backend}
-        if subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode == 0:
-            os.environ["MUJOCO_GL"] = backend
+    for os.environ["MUJOCO_GL"] in ("egl", "osmesa"):
+        if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
             return
     raise SystemExit("error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6")
 
@@ -644,26 +546,22 @@ def pick_rendering_backend():
 # ---- Background videos: DAVIS 2017, any folder of folders of frames, or procedural dead leaves -------------------------------
 
 DAVIS_VIDEOS = {  # DAVIS 2017's own lists; val is the evaluation set of the Distracting Control Suite
-    "train": """bear bmx-bumps boat boxing-fisheye breakdance-flare bus car-turn cat-girl classic-car color-run crossing
-        dance-jump dancing disc-jockey dog-agility dog-gooses dogs-scale drift-turn drone elephant flamingo hike hockey
-        horsejump-low kid-football kite-walk koala lady-running lindy-hop longboard lucia mallard-fly mallard-water miami-surf
-        motocross-bumps motorbike night-race paragliding planes-water rallye rhino rollerblade schoolgirls scooter-board
-        scooter-gray sheep skate-park snowboard soccerball stroller stunt surf swing tennis tractor-sand train tuk-tuk
-        upside-down varanus-cage walking""",
+    "train": """bear bmx-bumps boat boxing-fisheye breakdance-flare bus car-turn cat-girl classic-car color-run crossing dance-jump
+         dancing disc-jockey dog-agility dog-gooses dogs-scale drift-turn drone elephant flamingo hike hockey horsejump-low
+        kid-football kite-walk koala lady-running lindy-hop longboard lucia mallard-fly mallard-water miami-surf motocross-bumps
+        motorbike night-race paragliding planes-water rallye rhino rollerblade schoolgirls scooter-board scooter-gray sheep
+        skate-park snowboard soccerball stroller stunt surf swing tennis tractor-sand train tuk-tuk upside-down varanus-cage
+        walking""",
     "val": """bike-packing blackswan bmx-trees breakdance camel car-roundabout car-shadow cows dance-twirl dog dogs-jump
-        drift-chicane drift-straight goat gold-fish horsejump-high india judo kite-surf lab-coat libby loading mbike-trick
+         drift-chicane drift-straight goat gold-fish horsejump-high india judo kite-surf lab-coat libby loading mbike-trick
         motocross-jump paragliding-launch parkour pigs scooter-black shooting soapbox""",
 }
 
 
 def dead_leaves_video(seed: int, num_frames: int = 60, size: int = SKY_HW) -> np.ndarray:
-    """A moving texture with the statistics of natural images: overlapping shapes whose radii follow a power law of exponent -3
-    (Lee, Mumford and Huang, 2001), with a few base colours, soft shading, a drifting camera and parallax; some shapes move by
-    themselves. uint8 (num_frames, size, size, 3).
-    """
-    rng = np.random.default_rng([seed, 2017])
-    n = 700
-    smallest, largest = 0.03, 0.6  # radii, in sides of the picture
+    """A moving texture with the statistics of natural images, uint8 (num_frames, size, size, 3): overlapping shapes whose radii
+    follow a power law of exponent -3 (Lee, Mumford and Huang, 2001), in a few base colours, softly shaded, drifting by depth."""
+    rng, n, smallest, largest = np.random.default_rng([seed, 2017]), 700, 0.03, 0.6  # radii, in sides of the picture
     radius = smallest / np.sqrt(1 - rng.uniform(size=n) * (1 - (smallest / largest) ** 2))
     depth = rng.uniform(0.4, 1.6, n)  # what is nearer is drawn later and moves faster
     order = np.argsort(depth - 1.5 * radius)
@@ -671,46 +569,41 @@ def dead_leaves_video(seed: int, num_frames: int = 60, size: int = SKY_HW) -> np
     own_motion = rng.normal(0, 0.004, (n, 2)) * (rng.uniform(size=(n, 1)) < 0.3)
     angle, spin = rng.uniform(0, 2 * np.pi, n), rng.normal(0, 0.01, n)
     camera = rng.normal(0, 0.006, 2) * np.arange(num_frames)[:, None] + rng.normal(0, 0.0015, (num_frames, 2)).cumsum(0)
-
-    # outlines: ellipses bent by harmonics
+    # outlines, as complex numbers (n, 24): ellipses bent by harmonics
     turn, harmonics = np.linspace(0, 2 * np.pi, 24, endpoint=False), np.arange(2, 6)[:, None]
     waves = rng.normal(0, 0.12, (n, 4, 1)) * np.cos(harmonics * turn + rng.uniform(0, 2 * np.pi, (n, 4, 1)))
-    outline = radius[:, None] * (1 + waves.sum(1))
-    outline = np.stack([outline * np.cos(turn), outline * np.sin(turn) * rng.uniform(0.35, 1, (n, 1))], -1)  # (n, 24, 2)
-
+    outline = radius[:, None] * (1 + waves.sum(1)) * (np.cos(turn) + 1j * np.sin(turn) * rng.uniform(0.35, 1, (n, 1)))
     # five colours (hue, saturation, value), each leaf near one of them
     palette = np.stack([rng.uniform() + rng.normal(0, 0.1, 5), rng.beta(1.5, 3.5, 5), rng.beta(3, 2.5, 5)], -1)
     colors = palette[rng.integers(5, size=n)] + rng.normal(0, [0.02, 0.06, 0.12], (n, 3))
     colors[:, 0] %= 1
     colors = Image.fromarray((np.clip(colors, 0.04, 1) * 255).astype(np.uint8)[None], "HSV").convert("RGB")
     colors = [tuple(color) for color in np.asarray(colors)[0].tolist()]
-
-    fy, fx = np.meshgrid(np.fft.fftfreq(2 * size), np.fft.fftfreq(2 * size), indexing="ij")
-    shading = np.fft.fft2(rng.standard_normal((2 * size, 2 * size))) / np.maximum(np.hypot(fy, fx), 0.5 / size) ** 1.5
-    shading = np.fft.ifft2(shading).real
+    frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(2 * size)] * 2))
+    shading = np.fft.ifft2(np.fft.fft2(rng.standard_normal(frequency.shape)) / np.maximum(frequency, 0.5 / size) ** 1.5).real
     shading = 1 + 0.2 * (shading - shading.mean()) / shading.std()
 
     frames = np.empty((num_frames, size, size, 3), np.uint8)
     for frame in range(num_frames):
         center = (position + frame * own_motion + camera[frame] * depth[:, None] + 0.75) % 2.5 - 0.75
-        cos, sin = np.cos(angle + frame * spin), np.sin(angle + frame * spin)
-        rotation = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)  # (n, 2, 2)
-        polygons = (outline @ rotation + center[:, None]) * 2 * size  # drawn at twice the size and averaged: smooth edges
+        turned = (outline * np.exp(1j * (angle + frame * spin))[:, None]).view(np.float64).reshape(n, -1, 2)
+        polygons = (turned + center[:, None]) * 2 * size  # drawn at twice the size and averaged: smooth edges
         image = Image.new("RGB", (2 * size, 2 * size), colors[order[0]])
         draw = ImageDraw.Draw(image)
         for i in order:
             draw.polygon(polygons[i].ravel().tolist(), fill=colors[i])
-        dx, dy = np.round(camera[frame] * size).astype(int)
-        shade = np.roll(shading, (dy, dx), (0, 1))[:size, :size, None]
+        shade = np.roll(shading, np.round(camera[frame, ::-1] * size).astype(int), (0, 1))[:size, :size, None]
         frames[frame] = np.clip(np.asarray(image.resize((size, size), Image.BOX)) * shade, 0, 255)
     return frames
 
 
-def read_frames(folder: Path) -> np.ndarray:
-    """A folder of pictures as a video, resized as the Distracting Control Suite does: uint8 (frames, 160, 160, 3)."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp"))
+def make_video(source: int | Path) -> np.ndarray:
+    """A background video, uint8 (frames, 160, 160, 3): procedural from a seed, or a folder of pictures, resized as in the suite."""
+    if isinstance(source, int):
+        return dead_leaves_video(source)
+    files = sorted(file for file in source.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp"))
     if not files:
-        raise SystemExit(f"error: no pictures (jpg, png, bmp, webp) in {folder}")
+        raise SystemExit(f"error: no pictures (jpg, png, bmp, webp) in {source}")
     return np.stack([np.asarray(Image.open(file).convert("RGB").resize((SKY_HW, SKY_HW), Image.BILINEAR)) for file in files])
 
 
@@ -719,9 +612,9 @@ def find_videos(backgrounds: str) -> dict[str, list]:
     if backgrounds == "procedural":
         return {"train": list(range(60)), "val": list(range(60, 90))}  # as many as DAVIS 2017 has
     root = Path(backgrounds).resolve()
+    davis = root / "JPEGImages" / "480p"
     if not root.is_dir():
         raise SystemExit(f"error: --backgrounds {backgrounds}: no such folder")
-    davis = root / "JPEGImages" / "480p"
     if davis.is_dir():
         sources = {split: [davis / name for name in names.split()] for split, names in DAVIS_VIDEOS.items()}
         missing = [path.name for paths in sources.values() for path in paths if not path.is_dir()]
@@ -729,36 +622,28 @@ def find_videos(backgrounds: str) -> dict[str, list]:
             raise SystemExit(f"error: --backgrounds {backgrounds}: {len(missing)} DAVIS videos are missing: {', '.join(missing)}")
         return sources
     folders = sorted(path for path in root.iterdir() if path.is_dir())
-    sources = {"train": folders[: len(folders) * 2 // 3], "val": folders[len(folders) * 2 // 3 :]}  # two thirds, as in DAVIS
-    if not sources["train"] or not sources["val"]:
-        raise SystemExit(
-            f"error: --backgrounds {backgrounds}: no folders of frames, at least one for training and one for evaluation"
-        )
-    return sources
-
-
-def make_video(source: int | Path) -> np.ndarray:
-    return dead_leaves_video(source) if isinstance(source, int) else read_frames(source)
+    if len(folders) < 2:
+        raise SystemExit(f"error: --backgrounds {backgrounds}: no folders of frames, one for training and one for evaluation")
+    return {"train": folders[: len(folders) * 2 // 3], "val": folders[len(folders) * 2 // 3 :]}  # two thirds, as in DAVIS
 
 
 def prepare_backgrounds(backgrounds: str, output: Path, num_workers: int) -> Path:
     """Makes or resizes each video once and keeps it as output/backgrounds/<name>/<split>/<number>.npy; returns that folder."""
     sources = find_videos(backgrounds)
-    name = backgrounds if backgrounds == "procedural" else Path(backgrounds).resolve().name
-    folder = output / "backgrounds" / name
+    folder = output / "backgrounds" / ("procedural" if backgrounds == "procedural" else Path(backgrounds).resolve().name)
     made_from = json.dumps({split: [str(source) for source in items] for split, items in sources.items()}, indent=1)
     if folder.is_dir():
         if (folder / "sources.json").read_text() != made_from:
             raise SystemExit(f"error: {folder} was made from other videos; remove it or give another --output")
         return folder
-    partial = folder.with_name(name + ".partial")
+    partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     jobs = [(split, i, source) for split, items in sources.items() for i, source in enumerate(items)]
-    with worker_pool(num_workers) as pool, tqdm(total=len(jobs), desc="background videos", unit="video") as bar:
-        for (split, i, _), video in zip(jobs, pool.map(make_video, [source for *_, source in jobs])):
+    with worker_pool(num_workers) as pool:
+        videos = pool.map(make_video, [source for *_, source in jobs])
+        for (split, i, _), video in zip(jobs, tqdm(videos, total=len(jobs), desc="background videos", unit="video")):
             (partial / split).mkdir(parents=True, exist_ok=True)
             np.save(partial / split / f"{i:03d}.npy", video)
-            bar.update()
     (partial / "sources.json").write_text(made_from)
     partial.rename(folder)
     return folder
@@ -772,141 +657,159 @@ def worker_pool(num_workers: int, *settings) -> concurrent.futures.ProcessPoolEx
     return concurrent.futures.ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), start_worker, settings)
 
 
-def create_dataset_file(path: Path, attributes: dict, seeds: list[int], dims: dict[str, int]):
+def start_worker(task=None, difficulty=None, backgrounds=None, split=None, expert_file=None):
+    """Runs once in each worker: its environment with the expert, or without one to show what was recorded."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+    global worker_env, worker_expert
+    if task:
+        worker_env = make_env(task, difficulty, backgrounds, split)
+        worker_expert = load_expert(expert_file) if expert_file else None
+        worker_env.env = worker_env.env if expert_file else Replay(worker_env.env)
+
+
+class Replay(gym.Wrapper):
+    """Under DistractingControl: shows the MuJoCo states options["physics"] of reset, float64 (T, P), instead of simulating."""
+
+    def reset(self, *, seed: int | None = None, options: dict):
+        self.recorded = iter(options["physics"])
+        return self.step(None)[0], {}
+
+    def step(self, action):
+        physics = self.unwrapped.physics
+        with physics.reset_context():
+            physics.set_state(next(self.recorded))
+        return self.unwrapped.task.get_observation(physics), 0.0, False, False, {}
+
+
+def play(env: DistractingControl, policy, seed: int, length: int = EPISODE_LENGTH) -> tuple[dict[str, np.ndarray], float]:
+    """The arrays of one episode, (T, …) each, and its return. policy: states (S,) → actions (A,)."""
+    steps, total = [], 0.0
+    obs, info = env.reset(seed=seed)
+    for _ in range(length):
+        action = np.clip(policy(info["state"]), -1, 1).astype(np.float32)  # the bounds of all four tasks
+        steps.append((obs, info["state"], action, info["physics"]))
+        obs, reward, _, _, info = env.step(action)
+        total += reward
+    return dict(zip(("obs", "states", "actions", "physics"), map(np.stack, zip(*steps)))), total
+
+
+def replay(env: DistractingControl, seed: int, physics: np.ndarray) -> np.ndarray:
+    """Pictures of recorded MuJoCo states under the distractors of a seed, uint8 (T, 64, 64, 3); env holds a Replay."""
+    first, _ = env.reset(seed=seed, options={"physics": physics})
+    return np.stack([first] + [env.step(None)[0] for _ in physics[1:]])
+
+
+def measure_task(task: str) -> tuple[dict[str, tuple], float]:
+    """Shapes of a step's arrays that depend on the task, and the mean return of ten episodes of uniform actions."""
+    obs, info = worker_env.reset(seed=0)
+    shapes = {"obs": obs.shape, "states": info["state"].shape, "physics": info["physics"].shape}
+    shapes["actions"], rng = worker_env.action_space.shape, np.random.default_rng(0)
+    returns = play_expert(lambda states: rng.uniform(-1, 1, (len(states), *shapes["actions"])), task, episodes=10, seed=0)
+    return shapes, float(returns.mean())
+
+
+def record_trajectory(path: Path, offsets: dict[str, int], seed: int, source: Path | None, group: str) -> float:
+    """Writes an episode of the expert, or of the source's group with new pictures, at its offsets in the file; gives its return."""
+    if source:
+        with h5py.File(source) as file:
+            arrays = {name: file[group][name][:] for name in ("states", "actions", "physics")}
+            total = float(file[group].attrs["traj_return"])
+        arrays["obs"] = replay(worker_env, seed, arrays["physics"])
+    else:
+        arrays, total = play(worker_env, worker_expert, seed)
+    with open(path, "r+b") as file:
+        for name, values in arrays.items():
+            file.seek(offsets[name])
+            file.write(values)
+    return total
+
+
+def create_dataset_file(path: Path, attributes: dict, seeds: list[int], lengths: list[int], shapes: dict[str, tuple]):
     """A complete HDF5 file with room for all trajectories and no pixel in it yet.
 
     Groups "0", "1", …: obs uint8 (T, 64, 64, 3), states float32 (T, S), actions float32 (T, A), physics float64 (T, P), attributes
     traj_return and seed. obs[t], states[t] and physics[t] are what the expert saw when it chose actions[t]; obs[t+1] follows.
-    Contiguous and allocated at once: workers write the arrays in place, the structure never changes after this function, and so
-    a kill at any moment cannot break it.
+    Contiguous and allocated at once: workers write the arrays in place, and a kill at any moment cannot break the structure.
     """
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    types = {"obs": np.uint8, "states": np.float32, "actions": np.float32, "physics": np.float64}
     with h5py.File(path, "w") as file:
         file.attrs.update(attributes | {"dataset_return": np.nan, "dataset_return_std": np.nan})
-        for i, seed in enumerate(seeds):
+        for i, (seed, length) in enumerate(zip(seeds, lengths)):
             group = file.create_group(str(i))
             group.attrs.update(traj_return=np.nan, seed=np.uint32(seed))
-            for name, shape, dtype in (
-                ("obs", (IMG_HW, IMG_HW, 3), np.uint8),
-                ("states", (dims["states"],), np.float32),
-                ("actions", (dims["actions"],), np.float32),
-                ("physics", (dims["physics"],), np.float64),
-            ):
-                group.create_dataset(name, (EPISODE_LENGTH, *shape), dtype, dcpl=properties)
+            for name, dtype in types.items():
+                group.create_dataset(name, (length, *shapes[name]), dtype, dcpl=properties)
     with open(path, "r+b") as file:  # a disk that is too small says so now, not at the last trajectory
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def start_worker(task=None, difficulty=None, backgrounds=None, split=None, expert_file=None, counter=None):
-    """Runs once in each worker: its environment, its expert and the frame counter that it shares with the progress bar."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
-    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
-    global worker_env, worker_expert, worker_counter
-    if task:
-        worker_env, worker_counter = make_env(task, difficulty, backgrounds, split), counter
-        worker_expert = load_expert(expert_file)
+def parse_shard(shard: str) -> tuple[int, int]:
+    number, _, count = shard.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise SystemExit(f"error: --shard {shard}: give k/n with k from 1 to n, such as 3/16")
+    return int(number), int(count)
 
 
-def measure_task() -> tuple[dict[str, int], float]:
-    """Sizes of the arrays that depend on the task, and the mean return of ten episodes of uniform actions."""
-    _, info = worker_env.reset(seed=0)
-    dims = {"states": len(info["state"]), "actions": worker_env.action_space.shape[0], "physics": len(info["physics"])}
-    total, rng = 0.0, np.random.default_rng(0)
-    for episode in range(10):
-        worker_env.env.reset(seed=episode)  # without rendering
-        actions = rng.uniform(-1, 1, (EPISODE_LENGTH, dims["actions"]))
-        total += sum(worker_env.env.step(action)[1] for action in actions)
-    return dims, total / 10
-
-
-def record_trajectory(path: Path, offsets: dict[str, int], seed: int) -> float:
-    """Plays the expert for one episode, writes the four arrays at their offsets in the file and gives back the return."""
-    arrays, total = collections.defaultdict(list), 0.0
-    obs, info = worker_env.reset(seed=seed)
-    for step in range(EPISODE_LENGTH):
-        action = np.clip(worker_expert(info["state"]), -1, 1).astype(np.float32)  # the bounds of all four tasks
-        for name, value in (("obs", obs), ("states", info["state"]), ("actions", action), ("physics", info["physics"])):
-            arrays[name].append(value)
-        obs, reward, _, _, info = worker_env.step(action)
-        total += reward
-        if step % 50 == 49:
-            with worker_counter.get_lock():
-                worker_counter.value += 50
-    with open(path, "r+b") as file:
-        for name, values in arrays.items():
-            file.seek(offsets[name])
-            file.write(np.stack(values).tobytes())
-    return total
-
-
-def collect(args: Args, split: str, num_trajectories: int, backgrounds: Path, expert_file: Path) -> Path:
-    """Collects one file. The journal <file>.partial.jsonl names the trajectories that are whole in <file>.partial."""
-    path = args.output / f"{args.task}__{args.difficulty}__{split}.hdf5"
-    partial, journal = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.jsonl")
-    seeds = np.random.SeedSequence([args.seed, ("train", "val").index(split)]).generate_state(num_trajectories).tolist()
-    attributes = dict(zip(("domain_name", "task_name"), args.task.split("-")))
-    attributes |= {"difficulty": args.difficulty, "dynamic": args.difficulty != "vanilla", "img_hw": IMG_HW, "split": split}
-    attributes |= {
-        "seed": args.seed,
-        "num_trajectories": num_trajectories,
-        "backgrounds": os.path.relpath(backgrounds, args.output),
-    }
-    attributes |= {"expert": json.dumps(load_expert(expert_file).about)}
-    if path.exists():
-        with h5py.File(path) as file:
+def record_dataset(args: Args, attributes: dict, backgrounds: Path, expert_file: Path | None, source: dict | None = None):
+    """Records the file of a split: the expert's episodes, or those of `source` (see `read_source`) with new pictures. The shards
+    of a collection, in order, are the whole. The journal <file>.partial.jsonl names what is complete in <file>.partial."""
+    split, total, (shard, num_shards) = attributes["split"], attributes["num_trajectories"], parse_shard(attributes["shard"])
+    part = slice(total * (shard - 1) // num_shards, total * shard // num_shards)
+    seeds = np.random.SeedSequence([args.seed, ("train", "val").index(split)]).generate_state(total)[part].tolist()
+    if not seeds:  # few evaluation trajectories, many shards
+        return
+    lengths = source["lengths"] if source else [EPISODE_LENGTH] * len(seeds)
+    attributes |= {"difficulty": args.difficulty, "dynamic": args.difficulty != "vanilla", "img_hw": IMG_HW, "seed": args.seed}
+    attributes |= {"backgrounds": os.path.relpath(backgrounds, args.output)}
+    task, suffix = "{domain_name}-{task_name}".format(**attributes), f"__{shard:02d}-of-{num_shards:02d}" if num_shards > 1 else ""
+    path, partial, journal = (
+        args.output / f"{task}__{args.difficulty}__{split}{suffix}.hdf5{end}" for end in ("", ".partial", ".partial.jsonl")
+    )
+    if source and path.resolve() == source["path"]:
+        raise SystemExit(f"error: {path} would be rendered over itself; give another --output")
+    begun = path if path.exists() else partial if partial.exists() and journal.exists() else None
+    if begun:
+        with h5py.File(begun) as file:
             differing = [name for name, value in attributes.items() if file.attrs.get(name) != value]
         if differing:
-            raise SystemExit(f"error: {path} exists and differs in {', '.join(differing)}; remove it or give another --output")
+            raise SystemExit(f"error: {begun} exists and differs in {', '.join(differing)}; remove it or give another --output")
+    if path.exists():
         print(f"{path} is complete already")
-        return path
-
-    returns = {}  # trajectory → return
-    if journal.exists() and partial.exists():
-        header, *lines = journal.read_text().splitlines() or ["{}"]
-        if header != json.dumps(attributes):
-            raise SystemExit(f"error: {partial} was begun with other settings; remove it with its journal or give another --output")
-        returns = dict(json.loads(line) for line in lines if line.endswith("]"))  # a line that a kill cut short does not count
-        journal.with_suffix(".tmp").write_text("\n".join([header, *map(json.dumps, returns.items()), ""]))
-        journal.with_suffix(".tmp").rename(journal)
-        print(f"{partial}: {len(returns)} of {num_trajectories} trajectories are there already")
-
-    counter = multiprocessing.get_context("spawn").Value("q", len(returns) * EPISODE_LENGTH)
-    settings = (args.task, args.difficulty, backgrounds, split, expert_file, counter)
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(worker_pool(args.num_workers, *settings))
-        bar = tqdm(
-            total=num_trajectories * EPISODE_LENGTH, initial=counter.value, desc=f"{split} file", unit="frame", unit_scale=True
-        )
-        stack.enter_context(bar)
-        if not journal.exists() or not partial.exists():
-            dims, random_return = pool.submit(measure_task).result()
+        return draw_dataset(path)
+    lines = journal.read_text().splitlines() if begun else []
+    returns = dict(json.loads(line) for line in lines if line.endswith("]"))  # trajectory → return; a kill may cut a line short
+    if begun:
+        print(f"{partial}: {len(returns)} of {len(seeds)} trajectories are there already")
+    bar = tqdm(total=sum(lengths), initial=sum(lengths[i] for i in returns), desc=f"{split} file", unit="frame", unit_scale=True)
+    with worker_pool(args.num_workers, task, args.difficulty, backgrounds, split, expert_file) as pool, bar:
+        if not begun:
+            shapes, random_return = source["measured"] if source else pool.submit(measure_task, task).result()
             try:
-                create_dataset_file(partial, attributes | {"random_return": random_return}, seeds, dims)
+                create_dataset_file(partial, attributes | {"random_return": random_return}, seeds, lengths, shapes)
             except OSError as error:
                 partial.unlink(missing_ok=True)
-                raise SystemExit(f"error: no room for {path} ({num_trajectories * 12.4e-3:.1f} GB): {error}")
-            journal.write_text(json.dumps(attributes) + "\n")
+                raise SystemExit(f"error: no room for {path} ({sum(lengths) * 12.5e-6:.1f} GB): {error}")
+            journal.write_text("")
+        futures = {}
         with h5py.File(partial) as file:
-            offsets = {
-                i: {name: file[f"{i}/{name}"].id.get_offset() for name in ("obs", "states", "actions", "physics")}
-                for i in range(num_trajectories)
-                if i not in returns
-            }
-        futures = {pool.submit(record_trajectory, partial, offsets[i], seeds[i]): i for i in offsets}
-        stack.callback(pool.shutdown, wait=True, cancel_futures=True)  # on Ctrl-C or an error: what is running, no more
-        while futures:
-            done, _ = concurrent.futures.wait(futures, timeout=0.5, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                index = futures.pop(future)
+            for i in sorted(set(range(len(seeds))) - set(returns)):
+                offsets = {name: array.id.get_offset() for name, array in file[str(i)].items()}
+                futures[pool.submit(record_trajectory, partial, offsets, seeds[i], source and source["path"], str(i))] = i
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                index = futures[future]
                 returns[index] = future.result()
                 with open(journal, "a") as file:
-                    file.write(json.dumps([index, returns[index]]) + "\n")
-            bar.update(counter.value - bar.n)
-            bar.set_postfix(mean_return=f"{np.mean(list(returns.values()) or [0]):.1f}", refresh=False)
-
-    values = np.array([returns[i] for i in range(num_trajectories)])
+                    file.write("\n" + json.dumps([index, returns[index]]))
+                bar.update(lengths[index])
+                bar.set_postfix(mean_return=f"{np.mean(list(returns.values())):.1f}", refresh=False)
+        finally:  # on Ctrl-C or an error: what is running, no more
+            pool.shutdown(wait=True, cancel_futures=True)
+    values = np.array([returns[i] for i in range(len(seeds))])
     with h5py.File(partial, "r+") as file:
         for i, value in enumerate(values):
             file[str(i)].attrs.modify("traj_return", value)
@@ -914,24 +817,131 @@ def collect(args: Args, split: str, num_trajectories: int, backgrounds: Path, ex
         file.attrs.modify("dataset_return_std", values.std())
     partial.rename(path)
     journal.unlink()
-    print(f"{path}: {num_trajectories} trajectories, return {values.mean():.1f} ± {values.std():.1f}, worst {values.min():.1f}")
-    return path
+    print(f"{path}: {len(seeds)} trajectories, return {values.mean():.1f} ± {values.std():.1f}, worst {values.min():.1f}")
+    draw_dataset(path)
+
+
+def read_source(path: Path) -> dict:
+    """What --rerender takes from a file: its path, attributes, trajectory lengths, and what `measure_task` would give."""
+    try:
+        with h5py.File(path) as file:
+            if "physics" not in file["0"]:
+                raise SystemExit(f"error: {path} has no physics, the MuJoCo states from which its trajectories could be rendered")
+            kept = ("domain_name", "task_name", "split", "expert", "num_trajectories", "shard")
+            attributes = {name: file.attrs[name] for name in kept}
+            origin = {name: str(file.attrs[name]) for name in ("difficulty", "backgrounds", "seed")}
+            attributes["rerendered_from"] = json.dumps({"file": path.name} | origin)
+            measured = {name: array.shape[1:] for name, array in file["0"].items()}, float(file.attrs["random_return"])
+            lengths = [len(file[str(i)]["physics"]) for i in range(len(file))]
+            return {"path": path.resolve(), "attributes": attributes, "lengths": lengths, "measured": measured}
+    except (OSError, KeyError) as error:
+        raise SystemExit(f"error: --rerender {path}: not a whole dataset of this script: {error}")
+
+
+def read_video(path: Path):
+    """Yields the frames of a video, each the central square as uint8 (64, 64, 3), shrunk by averaging areas."""
+    filters = [("crop", "min(iw\\,ih):min(iw\\,ih)"), ("scale", f"{IMG_HW}:{IMG_HW}:flags=area")]
+    try:
+        yield from imageio.imiter(path, plugin="pyav", thread_type="FRAME", filter_sequence=filters)
+    except Exception as error:  # each codec has its own
+        raise SystemExit(f"error: cannot read the video {path}: {error}")
+
+
+def collect_videos(args: Args):
+    """--from-videos: files of action-free trajectories, of obs alone; every tenth video (the second, …) is for evaluation."""
+    root, shortest, suffixes = args.from_videos.resolve(), 20, (".mp4", ".mov", ".mkv", ".avi", ".webm", ".gif")
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in suffixes)
+    if not files:
+        raise SystemExit(f"error: --from-videos {args.from_videos}: no videos ({', '.join(suffixes)}) in this folder")
+    for file in files:
+        next(read_video(file), None)  # one that is unreadable says so before anything is written
+    attributes = {"domain_name": "video", "task_name": root.name, "difficulty": "vanilla", "dynamic": False, "img_hw": IMG_HW}
+    for split, videos in (("train", [file for i, file in enumerate(files) if i % 10 != 1]), ("val", files[1::10])):
+        path, trajectories, dropped = args.output / f"{root.name}__videos__{split}.hdf5", 0, 0
+        if not videos:
+            return print("a single video: no evaluation file")
+        if path.exists():
+            raise SystemExit(f"error: {path} exists; remove it or give another --output")
+        partial = path.with_name(path.name + ".partial")
+        with h5py.File(partial, "w") as data, tqdm(desc=f"{split} file", unit="frame", unit_scale=True) as bar:
+            data.attrs.update(attributes | {"split": split, "source": str(root)})
+            for number, file in enumerate(videos):
+                bar.set_postfix_str(f"video {number + 1} of {len(videos)}: {file.name}")
+                frames = read_video(file)
+                while obs := list(itertools.islice(frames, EPISODE_LENGTH)):
+                    bar.update(len(obs))
+                    if len(obs) < shortest:
+                        dropped += len(obs)
+                        continue
+                    data[f"{trajectories}/obs"] = np.stack(obs)
+                    data[str(trajectories)].attrs["source"] = str(file.relative_to(root))
+                    trajectories += 1
+        if not trajectories:
+            raise SystemExit(f"error: no video of {shortest} frames for {path} in {args.from_videos}")
+        partial.rename(path)
+        print(f"{path}: {trajectories} trajectories of {len(videos)} videos; dropped {dropped} frames of ends below {shortest}")
+        draw_dataset(path)
+
+
+def draw_grid(path: Path, rows: dict[str, np.ndarray], columns: list[str], scale: int = 2):
+    """A labelled picture file of rows of small pictures: label → uint8 (columns, 64, 64, 3), enlarged by repeating pixels."""
+    cell, left = IMG_HW * scale + 4, 20 + int(max(ImageFont.load_default(16).getlength(label) for label in rows))
+    picture = Image.new("RGB", (left + len(columns) * cell, 28 + len(rows) * cell), "white")
+    draw = ImageDraw.Draw(picture)
+    for c, label in enumerate(columns):
+        draw.text((left + (c + 0.5) * cell, 14), label, "black", anchor="mm", font_size=16)
+    for r, (label, pictures) in enumerate(rows.items()):
+        draw.text((left - 10, 28 + (r + 0.5) * cell), label, "black", anchor="rm", font_size=16)
+        for c, pixels in enumerate(pictures):
+            picture.paste(Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1)), (left + c * cell, 28 + r * cell))
+    picture.save(path, optimize=True)
 
 
 def draw_dataset(path: Path):
     """A contact sheet (rows: trajectories, columns: time) and a short film of the first trajectories, beside the file."""
     with h5py.File(path) as file:
-        names = sorted((name for name in file if name.isdigit()), key=int)[:8]
-        film = np.stack([file[name]["obs"][:160:2] for name in names])  # (N, 80, 64, 64, 3): every second frame of the first 160
-        times = np.linspace(0, EPISODE_LENGTH - 1, 12).astype(int)
-        sheet = np.stack([file[name]["obs"][times] for name in names])  # (N, 12, 64, 64, 3)
-    sheet = sheet.transpose(0, 2, 1, 3, 4).reshape(len(names) * IMG_HW, -1, 3)
-    imageio.imwrite(path.with_suffix(".png"), sheet.repeat(2, 0).repeat(2, 1))
-    columns = min(4, len(names))
-    film = film[: len(names) // columns * columns].reshape(-1, columns, *film.shape[1:])  # (rows, columns, T, 64, 64, 3)
+        observations = [file[str(i)]["obs"] for i in range(min(8, len(file)))]
+        length = min(map(len, observations))
+        film = np.stack([obs[: min(length, 160) : 2] for obs in observations])  # (N, T / 2, 64, 64, 3)
+        times = np.linspace(0, length - 1, 12).astype(int)
+        sheet = {str(i): np.stack([obs[t] for t in times]) for i, obs in enumerate(observations)}
+    draw_grid(path.with_suffix(".png"), sheet, [f"t = {t}" for t in times])
+    columns = min(4, len(film))
+    film = film[: len(film) // columns * columns].reshape(-1, columns, *film.shape[1:])  # (rows, columns, T / 2, 64, 64, 3)
     film = film.transpose(2, 0, 3, 1, 4, 5).reshape(film.shape[2], -1, columns * IMG_HW, 3)
     imageio.imwrite(path.with_suffix(".gif"), film.repeat(2, 1).repeat(2, 2), duration=40, loop=0)
     print(f"pictures: {path.with_suffix('.png')} {path.with_suffix('.gif')}")
+
+
+def preview_task(task: str, args: Args, backgrounds: Path, expert_file: Path, draws: int) -> np.ndarray:
+    """In a worker: 250 steps of --task, or the last of another task, without distractors and then the same physics under several
+    draws of them, uint8 (1 + draws, 250 or 1, 64, 64, 3)."""
+    env, rng = make_env(task, "vanilla", backgrounds, "train"), np.random.default_rng(args.seed)
+    policy = load_expert(expert_file) if expert_file.exists() else lambda state: rng.uniform(-1, 1, env.action_space.shape)
+    arrays, _ = play(env, policy, args.seed, length=250)
+    obs, physics = (arrays[name][0 if task == args.task else -1 :] for name in ("obs", "physics"))
+    env = make_env(task, args.difficulty, backgrounds, "train")
+    env.env = Replay(env.env)
+    return np.stack([obs] + [replay(env, args.seed + draw, physics) for draw in range(draws)])
+
+
+def preview(args: Args, backgrounds: Path):
+    """--preview: pictures of all tasks, of one trajectory of --task over time, and of its twins."""
+    draws = 0 if args.difficulty == "vanilla" else 3
+    labels = ["no distractors"] + [f"seed {args.seed + draw}" for draw in range(draws)]
+    experts = {task: Path(__file__).parent / "experts" / f"{task}.npz" for task in get_args(Args.__annotations__["task"])}
+    experts[args.task] = args.expert or experts[args.task]
+    with worker_pool(args.num_workers) as pool:
+        jobs = {task: pool.submit(preview_task, task, args, backgrounds, file, draws) for task, file in experts.items()}
+        films = {task: job.result() for task, job in tqdm(jobs.items(), desc="preview", unit="task")}
+    missing = [task for task, file in experts.items() if not file.exists()]
+    print(f"uniform random actions where there is no expert: {', '.join(missing)}" if missing else "all tasks have experts")
+    columns = [f"{task} (random)" if task in missing else task for task in experts]
+    rows = {label: [film[row, -1] for film in films.values()] for row, label in enumerate(labels)}
+    draw_grid(args.output / f"preview__{args.difficulty}.png", rows, columns, scale=3)
+    for name, times, shown in (("strip", range(0, 250, 25), labels[:2][-1:]), ("twins", range(180, 250, 10), labels)):
+        rows = {label: films[args.task][labels.index(label), times] for label in shown}
+        draw_grid(args.output / f"preview__{args.task}__{args.difficulty}__{name}.png", rows, [f"t = {t}" for t in times])
 
 
 # differs: there is no --resume here, the same command continues
@@ -949,36 +959,42 @@ def main(args: Args):
         os.environ["MUJOCO_GL"] = "disabled"  # nothing is rendered: no OpenGL needed
         torch.set_num_threads(1)  # the networks are too small to share
     if args.train_expert:
-        training = ExpertTraining(args)
-        (train_sac if args.train_expert == "sac" else train_ppo)(args, training)
-        print(f"best of {len(training.curve)} evaluations: {training.path}; learning curve: {training.path.with_suffix('.png')}")
-        return
-    expert = load_expert(expert_file)
+        return train_expert(args)
+    expert = None if args.rerender or args.preview or args.from_videos else load_expert(expert_file)
     if args.verify_expert:
         print(f"{expert_file}: {expert.about}")
         returns = play_expert(expert, args.task, args.verify_expert, seed=args.seed + 10**6)
-        result = {"task": args.task, "episodes": len(returns)}
-        result |= {name: round(getattr(returns, name)(), 2) for name in ("mean", "std", "min")}
-        print(json.dumps(result))
-        return
-    pick_rendering_backend()
+        result = {name: round(getattr(returns, name)(), 2) for name in ("mean", "std", "min")}
+        return print(json.dumps({"task": args.task, "episodes": len(returns)} | result))
+    args.output.mkdir(parents=True, exist_ok=True)
+    shard, num_shards = parse_shard(args.shard)
+    lock = open(args.output / (".lock" if num_shards == 1 else f".lock-{shard}-of-{num_shards}"), "w")  # noqa: SIM115 held to the end
     try:
-        args.output.mkdir(parents=True, exist_ok=True)
-        lock = open(args.output / ".lock", "w")  # noqa: SIM115 held as long as the process
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SystemExit(f"error: another process collects in {args.output}; give another --output")
-        backgrounds = prepare_backgrounds(args.backgrounds, args.output, args.num_workers)
-        for split, number in (("train", args.num_trajectories), ("val", args.num_eval_trajectories)):
-            if number > 0:
-                draw_dataset(collect(args, split, number, backgrounds, expert_file))
-    except concurrent.futures.process.BrokenProcessPool:
-        raise SystemExit("error: a worker process died (out of memory?); the same command continues from the last trajectory")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SystemExit(f"error: another process collects in {args.output}; give another --output, or shards")
+    if args.from_videos:
+        return collect_videos(args)
+    source = read_source(args.rerender) if args.rerender else None
+    pick_rendering_backend()
+    backgrounds = args.output / "backgrounds"
+    if args.difficulty != "vanilla":
+        with open(args.output / ".lock-backgrounds", "w") as backgrounds_lock:
+            fcntl.flock(backgrounds_lock, fcntl.LOCK_EX)  # shards in one folder wait here for the one that makes the videos
+            backgrounds = prepare_backgrounds(args.backgrounds, args.output, args.num_workers)
+    if args.preview:
+        return preview(args, backgrounds)
+    if args.rerender:
+        return record_dataset(args, source["attributes"], backgrounds, None, source)
+    attributes = dict(zip(("domain_name", "task_name"), args.task.split("-")), shard=args.shard, expert=json.dumps(expert.about))
+    for split, number in (("train", args.num_trajectories), ("val", args.num_eval_trajectories)):
+        record_dataset(args, attributes | {"split": split, "num_trajectories": number}, backgrounds, expert_file)
 
 
 if __name__ == "__main__":
     try:
         main(parse_args(sys.argv[1:]))
+    except concurrent.futures.process.BrokenProcessPool:
+        raise SystemExit("error: a worker process died (out of memory?); the same command continues from the last trajectory")
     except (KeyboardInterrupt, OSError) as error:  # a full disk, a folder without permission
         raise SystemExit(f"error: {str(error) or 'interrupted'}")
