@@ -177,15 +177,16 @@ class Dataset:
 
     def __init__(self, patterns: tuple[str, ...], device: str, trajectories_per_file: int | None = None):
         self.paths = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
-        self.device, self.frames, by_task = device, [], {}
+        self.device, self.attributes, self.frames, by_task = device, {}, [], {}
         for number, path in enumerate(self.paths):
             try:
                 with h5py.File(path) as file:
-                    attributes, task = dict(file.attrs), f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
+                    self.attributes = self.attributes or dict(file.attrs)  # the first file's
+                    self.difficulty, task = self.attributes["difficulty"], "{domain_name}-{task_name}".format(**file.attrs)
                     names = sorted((name for name in file if name.isdigit()), key=int)[:trajectories_per_file]
                     by_task.setdefault(task, []).extend(self.read(path, number, file[name]) for name in names)
-                if number == 0:
-                    self.attributes, self.difficulty = attributes, attributes["difficulty"]
+                    if len({(t["states"].shape[1], t["actions"].shape[1]) for t in by_task[task]}) > 1:
+                        raise KeyError(f"trajectories of {task} have different states or actions")
             except FileNotFoundError:
                 raise SystemExit(f"error: no file {path}; collect_data.py makes one")
             except (OSError, KeyError) as error:  # not HDF5, truncated, arrays missing
@@ -886,7 +887,8 @@ def evaluate(args: Args, data: Dataset, actor: Actor, decoder: nn.Module, film: 
             observations, rewards = map(np.concatenate, zip(*(pipe.recv() for pipe in pipes)))
             returns += rewards
             if step % 4 == 0 and step < 400:  # above with seen, below with unseen videos
-                frames.append(np.concatenate([np.concatenate(o[:4, -1], 1) for o in (observations, observations[number:])]))
+                rows = observations[:number][:4, -1], observations[number:][:4, -1]
+                frames.append(np.concatenate([np.concatenate(row, axis=1) for row in rows]))
             with torch.no_grad(), args.autocast():
                 actions = decoder(actor(to_input(torch.from_numpy(observations).to(args.device), args.dtype)))
             for pipe, part in zip(pipes, parts if step < EPISODE_LENGTH else ()):

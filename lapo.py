@@ -2,9 +2,8 @@
 "Latent Action Learning Requires Supervision in the Presence of Distractors" (Nikulin et al., 2025; Section 4, Table 5).
 
 A latent action model (LAM) watches videos without actions: an inverse dynamics model (IDM) names the change between two
-observations with a latent action z, and a forward dynamics model (FDM) must predict the next observation's pixels from z. What
-moves in the background moves pixels too, so with distractors z names that. The original has one-step pairs and a small quantised
-z; the default here, as in the paper, has neither. A policy then imitates z on all videos, and a small decoder turns z into actions.
+observations with a latent action z, and a forward dynamics model (FDM) must predict the next observation's pixels from z: with
+distractors z also names what the background does. A policy imitates z on all videos, and a small decoder turns z into actions.
 
     stage 1  LAM             videos           →  lam.pt            and prediction.png, true and predicted frames
     stage 2  latent BC       videos, z        →  actor.pt          policy obs → z
@@ -174,15 +173,16 @@ class Dataset:
 
     def __init__(self, patterns: tuple[str, ...], device: str, trajectories_per_file: int | None = None):
         self.paths = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
-        self.device, self.frames, by_task = device, [], {}
+        self.device, self.attributes, self.frames, by_task = device, {}, [], {}
         for number, path in enumerate(self.paths):
             try:
                 with h5py.File(path) as file:
-                    attributes, task = dict(file.attrs), f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
+                    self.attributes = self.attributes or dict(file.attrs)  # the first file's
+                    self.difficulty, task = self.attributes["difficulty"], "{domain_name}-{task_name}".format(**file.attrs)
                     names = sorted((name for name in file if name.isdigit()), key=int)[:trajectories_per_file]
                     by_task.setdefault(task, []).extend(self.read(path, number, file[name]) for name in names)
-                if number == 0:
-                    self.attributes, self.difficulty = attributes, attributes["difficulty"]
+                    if len({(t["states"].shape[1], t["actions"].shape[1]) for t in by_task[task]}) > 1:
+                        raise KeyError(f"trajectories of {task} have different states or actions")
             except FileNotFoundError:
                 raise SystemExit(f"error: no file {path}; collect_data.py makes one")
             except (OSError, KeyError) as error:  # not HDF5, truncated, arrays missing
@@ -337,7 +337,7 @@ class VQ(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer("codebooks", torch.zeros(self.num_codebooks, self.num_codes, self.code_dim))
-        self.register_buffer("sums", self.codebooks.clone())
+        self.register_buffer("sums", torch.zeros_like(self.codebooks))
         self.register_buffer("counts", torch.ones(self.num_codebooks, self.num_codes, 1))
         self.register_buffer("idle", torch.full((self.num_codebooks, self.num_codes, 1), self.patience))
 
@@ -368,7 +368,6 @@ class VQ(nn.Module):
         dead, rows = self.idle > self.patience, torch.randint(vectors.shape[1], (self.num_codes,), generator=generator)
         self.sums.copy_(torch.where(dead, vectors[:, rows.to(z.device)], self.sums))
         self.counts.masked_fill_(dead, 1)
-        self.idle.masked_fill_(dead, 0)
         self.codebooks.copy_(self.sums / self.counts)
 
 
@@ -902,7 +901,8 @@ def evaluate(args: Args, data: Dataset, actor: Actor, decoder: nn.Module, film: 
             observations, rewards = map(np.concatenate, zip(*(pipe.recv() for pipe in pipes)))
             returns += rewards
             if step % 4 == 0 and step < 400:  # above with seen, below with unseen videos
-                frames.append(np.concatenate([np.concatenate(o[:4, -1], 1) for o in (observations, observations[number:])]))
+                rows = observations[:number][:4, -1], observations[number:][:4, -1]
+                frames.append(np.concatenate([np.concatenate(row, axis=1) for row in rows]))
             with torch.no_grad(), args.autocast():
                 actions = decoder(actor(to_input(torch.from_numpy(observations).to(args.device), args.dtype)))
             for pipe, part in zip(pipes, parts if step < EPISODE_LENGTH else ()):

@@ -21,6 +21,7 @@ import dataclasses
 import importlib.util
 import inspect
 import json
+import sys
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -54,7 +55,7 @@ def load_method(folder: Path):
     if len(scripts) != 1 or not (folder / "args.json").exists():
         raise SystemExit(f"error: {folder} is not a run's folder: a script and args.json are in it")
     spec = importlib.util.spec_from_file_location(scripts[0].stem, scripts[0])
-    method = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = method = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(method)
     return method
 

@@ -49,7 +49,7 @@ def test_videos_of_the_splits_differ(data_folder):
 def test_alignment_with_the_environment(train_file):
     """Replaying a trajectory's actions from its seed gives its pixels again, and obs[t] is what preceded actions[t]: through the
     frame stack of the environment and of the dataset, pixel by pixel, from the padded start on."""
-    data = Dataset(train_file, "cpu")
+    data = Dataset((str(train_file),), "cpu")
     with h5py.File(train_file) as file:
         seed, actions, states = int(file["1"].attrs["seed"]), file["1/actions"][:], file["1/states"][:]
         backgrounds = train_file.parent / file.attrs["backgrounds"]
@@ -69,7 +69,7 @@ def test_alignment_with_the_environment(train_file):
 
 def test_input_layout(train_file):
     """Channels are oldest frame first, RGB inside a frame, in [-1, 1]."""
-    data = Dataset(train_file, "cpu")
+    data = Dataset((str(train_file),), "cpu")
     frames = data.observations(torch.tensor([5, 700, 1999]), frame_stack=3)
     images = to_input(frames, torch.float32)
     assert images.shape == (3, 9, 64, 64) and images.is_contiguous(memory_format=torch.channels_last)
@@ -79,7 +79,7 @@ def test_input_layout(train_file):
 
 
 def test_windows_stay_inside_their_trajectory(train_file):
-    data = Dataset(train_file, "cpu")
+    data = Dataset((str(train_file),), "cpu")
     index = data.transitions()
     assert len(index) == 3 * 999 and not set(index.tolist()) & {999, 1999, 2999}
     generator, seen = torch.Generator().manual_seed(0), set()
@@ -93,7 +93,7 @@ def test_windows_stay_inside_their_trajectory(train_file):
 
 
 def test_labelled_subsets_are_nested_and_fixed(train_file):
-    data = Dataset(train_file, "cpu")
+    data = Dataset((str(train_file),), "cpu")
     subsets = [set(data.trajectory[data.transitions(data.shuffle[:n])].tolist()) for n in (1, 2, 3)]
     assert [len(subset) for subset in subsets] == [1, 2, 3] and subsets[0] < subsets[1] < subsets[2]
     assert data.shuffle.tolist() == np.random.default_rng(42).permutation(3).tolist()
@@ -103,7 +103,7 @@ def test_unclipped_actions_are_clipped_on_load(train_file, tmp_path):
     copy = shutil.copy(train_file, tmp_path / "train.hdf5")
     with h5py.File(copy, "r+") as file:
         file["0/actions"][3] = [7, -7, 0, 0, 0, 0]
-    assert Dataset(copy, "cpu").actions[3].tolist() == [1, -1, 0, 0, 0, 0]
+    assert Dataset((str(copy),), "cpu").actions[3].tolist() == [1, -1, 0, 0, 0, 0]
 
 
 def test_killed_collection_ends_with_the_same_file(data_folder, collect_command, tmp_path):
@@ -236,5 +236,5 @@ def test_bad_files_get_one_line(train_file, tmp_path, change, message):
     path = Path(shutil.copy(train_file, tmp_path / "train.hdf5"))
     change(path)
     with pytest.raises(SystemExit) as error:
-        Dataset(path, "cpu")
+        Dataset((str(path),), "cpu")
     assert message in str(error.value) and "\n" not in str(error.value)

@@ -210,7 +210,7 @@ def finished(train_file, tmp_path_factory) -> Path:
 def test_pipeline_writes_everything(finished):
     names = {path.name for path in finished.iterdir()}
     assert {"args.json", "laom_supervised.py", "metrics.jsonl", "results.json", "checkpoint.pt"} <= names
-    assert {"lam_2.pt", "actor_2.pt", "decoder_2.pt", "rollout_2_seen_videos.gif", "rollout_2_unseen_videos.gif"} <= names
+    assert {"lam_2.pt", "actor_2.pt", "decoder_2.pt", "rollout_2.gif", "lam_2.json"} <= names
     assert finished.name.startswith("cheetah-run__laom_supervised__0__")
     results = json.loads((finished / "results.json").read_text())
     budget = results["budgets"]["2"]
@@ -219,7 +219,7 @@ def test_pipeline_writes_everything(finished):
             np.mean(budget[videos]["returns"])
         )
         assert budget[videos]["normalized_score"] == pytest.approx(budget[videos]["return_mean"] / 823)
-        assert 0 < budget["probes"][f"action_probe_mse_over_var/{videos}"] < 2
+        assert 0 < budget["latent_actions"][f"action_probe_mse_over_var/{videos}"] < 2
     assert results["dataset_return"] > 780 and 0 < results["random_return"] < 50
     records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert {record["stage"] for record in records} == {"lam_2", "bc_2", "decoder_2", "eval_2"}
