@@ -90,7 +90,7 @@ class Recorder:
     def __init__(self, steps: int):
         self.steps, self.history = steps, []
 
-    def load_finished(self, stage, **modules):
+    def load_finished(self, stage, checkpoint=None, **modules):
         return False
 
     def finish(self, stage, **modules):
