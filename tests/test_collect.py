@@ -253,3 +253,26 @@ def test_unreadable_video_is_named(tmp_path):
 def test_folder_without_videos(tmp_path):
     result = run("collect_data.py", "--from-videos", tmp_path, "--output", tmp_path / "data")
     assert result.returncode != 0 and "no videos (.mp4" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_episodes_never_read_jpegs(tmp_path):
+    """A folder laid out as DAVIS: each frame is decoded and resized once; after that an episode needs the cache alone."""
+    for split, names in collect_data.DAVIS_VIDEOS.items():
+        for number, name in enumerate(names.split()):
+            folder = tmp_path / "DAVIS" / "JPEGImages" / "480p" / name
+            folder.mkdir(parents=True)
+            for frame in range(2):
+                color = (4 * number, 0 if split == "train" else 255, 100 * frame)
+                Image.new("RGB", (85, 48), color).save(folder / f"{frame:05d}.jpg", quality=95)
+    backgrounds = collect_data.prepare_backgrounds(str(tmp_path / "DAVIS"), tmp_path, num_workers=2)
+    made = {path: path.stat().st_mtime_ns for path in backgrounds.rglob("*.npy")}
+    assert collect_data.prepare_backgrounds(str(tmp_path / "DAVIS"), tmp_path, num_workers=2) == backgrounds
+    assert len(made) == 90 and {path: path.stat().st_mtime_ns for path in made} == made  # nothing is decoded twice
+    shutil.rmtree(tmp_path / "DAVIS")
+    for split, green in (("train", 0), ("val", 255)):
+        videos = collect_data.load_videos(backgrounds, split, "hard")
+        assert all(abs(int(video[0, 80, 80, 1]) - green) < 8 for video in videos)  # the videos of DAVIS' own list
+        assert abs(int(videos[20][1, 80, 80, 0]) - 80) < 8 and abs(int(videos[20][1, 80, 80, 2]) - 100) < 8
+        env = collect_data.make_env("cheetah-run", "hard", backgrounds, split)
+        arrays, _ = collect_data.play(env, lambda state: np.zeros(6), seed=0, length=5)
+        assert abs(float(np.median(arrays["obs"][..., 1])) - green) < 60
