@@ -87,8 +87,8 @@ def test_the_encoder_learns_only_through_the_idm():
 class Recorder:
     """Stands in for a Run: hands out a few steps and keeps what the stage trains, so that a test can look between updates."""
 
-    def __init__(self, steps: int):
-        self.steps, self.history = steps, []
+    def __init__(self, steps: int, keep: bool = True):
+        self.steps, self.keep, self.history = steps, keep, []
 
     def load_finished(self, stage, checkpoint=None, **modules):
         return False
@@ -97,10 +97,11 @@ class Recorder:
         pass
 
     def updates(self, stage, total, batch_size, **parts):
-        for step in range(self.steps):
-            self.history.append({name: copy.deepcopy(part.state_dict()) for name, part in parts.items()})
-            yield step, {}
-        self.history.append({name: copy.deepcopy(part.state_dict()) for name, part in parts.items()})
+        for step in range(self.steps + 1):
+            if self.keep:
+                self.history.append({name: copy.deepcopy(part.state_dict()) for name, part in parts.items()})
+            if step < self.steps:
+                yield step, {}
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ SETTINGS = {
     "lapo.py": SMALL | SMALL_LAM | {"--lam.quantizer": "vq"},
     "laom.py": SMALL | SMALL_LAM | SMALL_HEADS | {"--lam.quantizer": "fsq"},
     "laom_supervised.py": SMALL | SMALL_LAM | SMALL_HEADS | {"--lam.labeled-batch-size": 16},
-    "idm.py": SMALL | {"--idm.num-updates": 20, "--idm.batch-size": 128, "--bc.num-epochs": 1, "--bc.batch-size": 128},
+    "idm.py": SMALL
+    | {"--idm.num-updates": 20, "--idm.batch-size": 128, "--idm.act-head-dim": 32, "--bc.num-epochs": 1, "--bc.batch-size": 128},
     "bc.py": SMALL | {"--bc.num-epochs": 1, "--bc.num-updates": 20, "--bc.batch-size": 128},
 }
 
@@ -163,8 +164,7 @@ def test_lapo_finds_actions_where_nothing_distracts(clean_file, monkeypatch):
     args = lapo.parse_args([*flags("lapo.py", 1, **changes), "--data", str(clean_file)])
     torch.manual_seed(args.seed)
     untrained = measured(lapo, args, lapo.LAM(args.lam, 3).requires_grad_(False))["action_probe_mse_over_var/unseen_videos"]
-    recorder = Recorder(150)
-    lam = lapo.train_lam(args, lapo.Dataset(args.data, args.device), "lam", recorder)
+    lam = lapo.train_lam(args, lapo.Dataset(args.data, args.device), "lam", Recorder(150, keep=False))
     results = measured(lapo, args, lam.requires_grad_(False))
     assert results["action_probe_mse_over_var/unseen_videos"] < min(0.7, 0.9 * untrained), (results, untrained)
     assert len(results["action_probe_mse_over_var_per_dimension/seen_videos"]) == 6
@@ -174,7 +174,7 @@ def test_lapo_finds_actions_where_nothing_distracts(clean_file, monkeypatch):
 def test_bc_beats_random_actions(clean_file):
     args = bc.parse_args([*flags("bc.py", "all", eval__num_episodes=2, bc__learning_rate=4e-3), "--data", str(clean_file)])
     data, _, eval_data = bc.load_data(args)
-    actor = bc.train_actor(args, data, data.transitions(), 300, "bc_all", Recorder(300))
+    actor = bc.train_actor(args, data, data.transitions(), 300, "bc_all", Recorder(300, keep=False))
     assert bc.action_error(args, actor, eval_data)["action_mse_over_var"] < 0.7
     bc.pick_rendering_backend()
     result = bc.evaluate(args, data, actor, torch.nn.Identity(), clean_file.with_name("film.gif"))
@@ -201,9 +201,9 @@ def test_laom_learns_without_actions(train_file):
 def test_idm_learns_the_actions_of_its_trajectories(train_file):
     """A few dozen updates on one trajectory beat its mean action there; the actor has the IDM's outputs as targets."""
     args = idm.parse_args([*flags("idm.py", 1, idm__learning_rate=1e-3), "--data", str(train_file)])
-    args, data = dataclasses.replace(args, device="cpu", precision="fp32"), idm.Dataset(args.data, "cpu")
+    data = idm.Dataset(args.data, args.device)
     args.idm.num_updates, index = 100, data.transitions(data.shuffle[:1])
-    network = idm.train_idm(args, data, index, "idm_1", Recorder(100))
+    network = idm.train_idm(args, data, index, "idm_1", Recorder(100, keep=False))
     prediction = idm.infer_all(args, network, data, index, idm.OBS, idm.NEXT_OBS)
     mse = torch.nn.functional.mse_loss(prediction, data.actions[index])
     assert mse < 0.8 * data.actions[index].var(0, unbiased=False).mean()
