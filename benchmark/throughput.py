@@ -1,12 +1,12 @@
 """How fast the scripts are on this machine, each measured beside something to compare it with, in one run.
 
     python benchmark/throughput.py collect                 # frames/s of collection against MuJoCo's default rendering settings
-    python benchmark/throughput.py collect --task humanoid-walk --workers 8
+    python benchmark/throughput.py collect --task humanoid-walk --difficulty vanilla --workers 8
 
 The default rendering is what dm_control does unasked: an offscreen buffer of 640×480, a shadow map of 2048², a sky of 800² pixels
 per face that is uploaded at each step, fine spheres and capsules, a new camera object for each picture, and Mesa's own number of
 threads; in one process. Ours are the settings of collect_data.py, in one process and in --workers processes. All have the same
-distractors and play the same episode. The pixel difference is the mean absolute difference of the same states, 0 to 255; the
+distractors, those of --difficulty, and play the same episode. The pixel difference is the mean absolute difference of the same states, 0 to 255; the
 background is drawn at 800² for the default and reduced to ours. The last line is one JSON object.
 """
 
@@ -33,6 +33,8 @@ class Args:
     """what to measure"""
     task: str = "cheetah-run"
     """dm_control task"""
+    difficulty: Literal["vanilla", "easy", "medium", "hard", "scale_easy_video_hard"] = "scale_easy_video_hard"
+    """distractors; vanilla has none"""
     workers: int = os.cpu_count() or 1
     """processes of our side"""
     steps: int = 400
@@ -53,8 +55,9 @@ def play(args: Args, default: bool, steps: int, video: np.ndarray, barrier, resu
         collect_data.SKY_HW = video.shape[1]
         collect_data.CHEAP_VISUAL = suite.common.ASSETS["./common/visual.xml"]
         collect_data.SMALL_SKY = suite.common.ASSETS["./common/skybox.xml"]
-    scale = collect_data.DIFFICULTIES["scale_easy_video_hard"][0]
-    env = collect_data.DistractingControl(collect_data.load_task(args.task, own_sky=False), scale, scale, [video])
+    scale, number = collect_data.DIFFICULTIES[args.difficulty]
+    videos = [] if number == 0 else [video]
+    env = collect_data.DistractingControl(collect_data.load_task(args.task, own_sky=not videos), scale, scale, videos)
     if default:
         env.camera = env.physics
         env.physics.render = lambda render=env.physics.render: render(collect_data.IMG_HW, collect_data.IMG_HW, camera_id=0)
@@ -94,12 +97,12 @@ def main(args: Args):
     single_speed, pictures = measure(args, False, 1, args.steps, coarse)
     speed, _ = measure(args, False, args.workers, args.steps, coarse)
     difference = np.abs(pictures.astype(float) - default_pictures).mean()
-    print(f"{args.task}, distractors as in the paper, {os.environ['MUJOCO_GL']}, {os.cpu_count()} cores")
+    print(f"{args.task}, {args.difficulty}, {os.environ['MUJOCO_GL']}, {os.cpu_count()} cores")
     print(f"{'default rendering, 1 process':34} {default_speed:8.1f} frames/s")
     print(f"{'ours, 1 process':34} {single_speed:8.1f} frames/s {single_speed / default_speed:6.1f} ×")
     print(f"{f'ours, {args.workers} processes':34} {speed:8.1f} frames/s {speed / default_speed:6.1f} ×")
     print(f"{'mean absolute pixel difference':34} {difference:8.2f} of 255")
-    result = {"task": args.task, "frames_per_second": round(speed, 1), "default_frames_per_second": round(default_speed, 1)}
+    result = {"task": args.task, "difficulty": args.difficulty, "frames_per_second": round(speed, 1), "default_frames_per_second": round(default_speed, 1)}
     result |= {"ratio": round(speed / default_speed, 2), "pixel_difference": round(difference, 3), "workers": args.workers}
     print(json.dumps(result))
 
