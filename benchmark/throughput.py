@@ -6,8 +6,8 @@
 The default rendering is what dm_control does unasked: an offscreen buffer of 640×480, a shadow map of 2048², a sky of 800² pixels
 per face that is uploaded at each step, fine spheres and capsules, a new camera object for each picture, and Mesa's own number of
 threads; in one process. Ours are the settings of collect_data.py, in one process and in --workers processes. All have the same
-distractors, those of --difficulty, and play the same episode. The pixel difference is the mean absolute difference of the same states, 0 to 255; the
-background is drawn at 800² for the default and reduced to ours. The last line is one JSON object.
+distractors, those of --difficulty, and play the same episode. The pixel difference is the mean absolute difference of the same
+states, 0 to 255; the background is drawn at 800² for the default and reduced to ours. The last line is one JSON object.
 """
 
 import json
@@ -102,7 +102,8 @@ def main(args: Args):
     print(f"{'ours, 1 process':34} {single_speed:8.1f} frames/s {single_speed / default_speed:6.1f} ×")
     print(f"{f'ours, {args.workers} processes':34} {speed:8.1f} frames/s {speed / default_speed:6.1f} ×")
     print(f"{'mean absolute pixel difference':34} {difference:8.2f} of 255")
-    result = {"task": args.task, "difficulty": args.difficulty, "frames_per_second": round(speed, 1), "default_frames_per_second": round(default_speed, 1)}
+    result = {"task": args.task, "difficulty": args.difficulty, "frames_per_second": round(speed, 1)}
+    result["default_frames_per_second"] = round(default_speed, 1)
     result |= {"ratio": round(speed / default_speed, 2), "pixel_difference": round(difference, 3), "workers": args.workers}
     print(json.dumps(result))
 
