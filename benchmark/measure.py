@@ -14,7 +14,8 @@ action_head and idm, the network's own answer, which saw only the labelled traje
 fifth of the trajectories; unseen_videos, those of the evaluation file; those of each twin, which is no_distractors if it has none.
 Without labels: effective_rank of z (participation ratio of its principal components); shuffled_loss_ratio, the FDM's error with
 other transitions' z over that with their own (1: it ignores z); distractor_share/<videos>, the share of Var(z) that changes between
-the evaluation file and its twin, so with the distractors alone.
+the evaluation file and its twin, so with the distractors alone: ½ E|z - z'|² / Var(z), each file about its own mean (0: z does not
+depend on the distractors; 1: on nothing else).
 """
 
 import dataclasses
@@ -105,7 +106,8 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
                 own, others = errors.mean(0).tolist()
                 results["shuffled_loss_ratio"] = others / own
         elif name != "seen_videos":  # a twin
-            share = (z - z_unseen).square().mean() / 2 / torch.stack([z, z_unseen]).var(1, unbiased=False).mean()
+            pair = torch.stack([z, z_unseen]) - torch.stack([z, z_unseen]).mean(1, keepdim=True)
+            share = (pair[0] - pair[1]).square().mean() / 2 / pair.square().mean()
             results[f"distractor_share/{name}"] = share.item()
     return results
 
