@@ -32,6 +32,7 @@ import sys
 import threading
 import time
 import unittest.mock
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,13 +147,15 @@ class Dataset:
                     self.difficulty, task = self.attributes["difficulty"], "{domain_name}-{task_name}".format(**file.attrs)
                     names = sorted((name for name in file if name.isdigit()), key=int)[:trajectories_per_file]
                     by_task.setdefault(task, []).extend(self.read(path, number, file[name]) for name in names)
-                    if len({(t["states"].shape[1], t["actions"].shape[1]) for t in by_task[task]}) > 1:
-                        raise KeyError(f"trajectories of {task} have different states or actions")
+                    same_sizes = len({(t["states"].shape[1], t["actions"].shape[1]) for t in by_task[task]}) == 1
+                    if not same_sizes or file.attrs.get("split") != self.attributes.get("split"):
+                        raise KeyError(f"states, actions or split are not like others of {task} or like {self.paths[0]}")
             except FileNotFoundError:
                 raise SystemExit(f"error: no file {path}; collect_data.py makes one")
             except (OSError, KeyError) as error:  # not HDF5, truncated, arrays missing
                 raise SystemExit(f"error: {path} is not a whole dataset: {error}")
-            file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="c"))
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
+            file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="r"))
             # every position as the start of a frame: an overlapping view, so that one index_select gathers any frames
             self.frames.append(file_bytes.as_strided((max(len(file_bytes) - FRAME_BYTES + 1, 0), FRAME_BYTES), (1, 1)))
         trajectories = [trajectory for group in by_task.values() for trajectory in group]
@@ -273,9 +276,8 @@ class Actor(nn.Module):
 class Run:
     """The run's folder: arguments, script, metrics.jsonl, weights of finished stages, and the checkpoint.
 
-    Batches, offsets and augmentation depend only on seed and step, so a checkpoint needs no random state: weights, optimiser
-    states, the step and the length of metrics.jsonl continue a run where an unbroken one would be.
-    """
+    Batches, offsets and augmentation depend only on seed and step, so a checkpoint needs no random state to continue a run where
+    an unbroken one would be."""
 
     def __init__(self, args: Args, task: str):
         name = f"{task}__{Path(__file__).stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
@@ -408,19 +410,18 @@ def train_actor(args: Args, data: Dataset, index: torch.Tensor, num_updates: int
         return actor
     optim = torch.optim.Adam(actor.parameters(), lr=cfg.learning_rate, fused=True)
 
-    def losses(obs, actions):
+    def cloning_loss(obs, actions):
         with args.autocast():
-            prediction = actor(obs)
-        return F.mse_loss(prediction.float(), actions)
+            return F.mse_loss(actor(obs).float(), actions)
 
-    losses = torch.compile(losses) if args.compile else losses
+    cloning_loss = torch.compile(cloning_loss) if args.compile else cloning_loss
     warmup = cfg.warmup_epochs * (len(index) // cfg.batch_size)
     for step, values in run.updates(stage, num_updates, cfg.batch_size, actor=actor, optim=optim):
         batch = batch_at(index, cfg.batch_size, args.seed, step)
         obs = to_input(data.observations(batch, args.frame_stack), dtype)
 
         optim.param_groups[0]["lr"] = lr = learning_rate(cfg.learning_rate, step, warmup, num_updates, args.lr_schedule)
-        loss = losses(obs, data.actions[batch])
+        loss = cloning_loss(obs, data.actions[batch])
         optim.zero_grad(set_to_none=True)
         loss.backward()
         optim.step()
@@ -502,8 +503,7 @@ class DistractingControl(gym.Wrapper):
         states, _ = self.env.reset(seed=seed, options=options)
         self.color_rng, self.camera_rng, self.background_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
 
-        self.color_low = np.clip(self.own_colors - self.color_scale, 0, 1)
-        self.color_high = np.clip(self.own_colors + self.color_scale, 0, 1)
+        self.color_low, self.color_high = (np.clip(self.own_colors + s, 0, 1) for s in (-self.color_scale, self.color_scale))
         self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
 
         s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
@@ -666,8 +666,10 @@ def parse_args(argv: list[str]) -> Args:
     args = tyro.extras.overridable_config_cli(presets, args=argv, prog=Path(__file__).name)
     if not args.resume:
         return args
-    if len(argv) > 3 or not (args.resume / "args.json").exists():
-        raise SystemExit(f"error: --resume {args.resume}: takes no other arguments, and a run's folder with args.json in it")
+    if len(argv) > 3 or not all((args.resume / name).exists() for name in ("args.json", Path(__file__).name)):
+        raise SystemExit(
+            f"error: --resume {args.resume}: takes no other arguments, and the folder of a run of {Path(__file__).name}"
+        )
     return dataclasses.replace(parse_args(json.loads((args.resume / "args.json").read_text())["argv"]), resume=args.resume)
 
 
@@ -676,31 +678,36 @@ def load_data(args: Args) -> tuple[Dataset, Dataset, Dataset]:
     """Data, labelled data and evaluation data. Refuses what would fail only after hours; finds the background videos."""
     data = Dataset(args.data, args.device, args.trajectories_per_file)
     labeled_data = Dataset(args.labeled_data, args.device) if args.labeled_data else data
-    beside = [str(path.with_name(path.name.replace("train", "val"))) for path in labeled_data.paths]
+    beside = [str(path.with_name("val".join(path.name.rsplit("train", 1)))) for path in labeled_data.paths]
     eval_data = Dataset(args.eval_data or beside, args.device)
-    budgets, batch_size = [n for n in args.num_labeled_trajectories if n != "all"] or [1], args.bc.batch_size
-    if min(*budgets, args.eval.num_episodes, args.eval.num_workers) < 1 or args.seed < 0:
-        raise SystemExit("error: label budgets, --eval.num-episodes and --eval.num-workers start at 1, --seed at 0")
-    if max(budgets) > (n := labeled_data.num_trajectories):
-        raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: {labeled_data.paths[0]} has {n} trajectories")
-    if len(labeled_data.transitions(labeled_data.shuffle[: min(budgets)])) < batch_size:
-        raise SystemExit(f"error: {min(budgets)} trajectories of {labeled_data.paths[0]} do not fill a batch of {batch_size}")
-    if labeled_data.actions.isnan().any() or data.task != labeled_data.task:
-        raise SystemExit(f"error: {labeled_data.paths[0]} holds no actions, or those of several tasks; give --labeled-data")
-    if eval_data.task != labeled_data.task or eval_data.paths == labeled_data.paths:
-        raise SystemExit(f"error: no evaluation file of {labeled_data.task} beside {labeled_data.paths[0]}; give --eval-data")
-    if labeled_data.task in BC_RETURNS:  # plain videos are not evaluated
-        if args.eval.backgrounds is None and "backgrounds" not in labeled_data.attributes:
-            raise SystemExit(f"error: {labeled_data.paths[0]} does not name its videos; give --eval.backgrounds FOLDER")
-        args.eval.backgrounds = args.eval.backgrounds or labeled_data.paths[0].parent / labeled_data.attributes["backgrounds"]
-        for split in ("train", "val"):
-            load_videos(args.eval.backgrounds, split, labeled_data.difficulty)
+    source, budgets = labeled_data.paths[0], [n for n in args.num_labeled_trajectories or (0,) if n != "all"]
+    if labeled_data.task not in BC_RETURNS or labeled_data.actions.isnan().any():
+        raise SystemExit(f"error: {source} holds no actions of one of the four tasks; give --labeled-data")
+    sizes = args.bc.batch_size, args.bc.num_epochs, args.bc.num_updates, args.log_interval, args.trajectories_per_file or 1
+    if min(*budgets, *sizes, args.eval.num_episodes, args.eval.num_workers) < 1 or args.seed < 0:
+        raise SystemExit("error: label budgets, sizes and numbers of episodes, workers and trajectories start at 1, --seed at 0")
+    if max([0, *budgets]) > (n := labeled_data.num_trajectories):
+        raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: {source} has {n} trajectories")
+    indices = [labeled_data.transitions(labeled_data.shuffle[:n]) for n in budgets]
+    indices += [data.transitions()] if "all" in args.num_labeled_trajectories else []
+    if min(map(len, indices)) < args.bc.batch_size:
+        raise SystemExit(f"error: {source}: a label budget does not fill a batch of {args.bc.batch_size}: collect more")
+    if data.task != labeled_data.task:
+        raise SystemExit(f"error: {data.paths[0]} is of {data.task}, {source} of {labeled_data.task}: bc.py clones one task")
+    if eval_data.task != labeled_data.task or set(eval_data.paths) & {*data.paths, *labeled_data.paths}:
+        raise SystemExit(f"error: no evaluation file of {labeled_data.task} beside {source}; give --eval-data")
+    if args.bc.checkpoint:
+        args.bc.checkpoint.stat()  # or an error that names it
+    if args.eval.backgrounds is None and "backgrounds" not in labeled_data.attributes:
+        raise SystemExit(f"error: {source} does not name its videos; give --eval.backgrounds FOLDER")
+    args.eval.backgrounds = args.eval.backgrounds or source.parent / labeled_data.attributes["backgrounds"]
+    for split in ("train", "val"):
+        load_videos(args.eval.backgrounds, split, labeled_data.difficulty)
     return data, labeled_data, eval_data
 
 
 def print_results(results: dict, folder: Path):
-    returns = "returns: expert {dataset_return}, random actions {random_return}, score 1 {reference_return}"
-    print(("\n{task}, {difficulty}; " + returns).format(**results))
+    print("\n{task}, {difficulty}: expert {dataset_return}, random {random_return}, score 1 {reference_return}".format(**results))
     for number, budget in results["budgets"].items():
         for videos in ("seen_videos", "unseen_videos"):
             line = "{return_mean:8.1f} ± {return_std:.1f}, score {normalized_score:.3f}".format(**budget[videos])
@@ -715,8 +722,8 @@ def main(args: Args):
     run = Run(args, labeled_data.task)
     print(f"run folder: {run.folder}")
     results = {"script": Path(__file__).name, "task": labeled_data.task, "difficulty": labeled_data.difficulty, "seed": args.seed}
-    random_return = round(float(labeled_data.attributes.get("random_return", math.nan)), 2)
-    results |= {"dataset_return": round(labeled_data.returns.mean().item(), 2), "random_return": random_return}
+    results["dataset_return"] = round(labeled_data.returns.mean().item(), 2)
+    results["random_return"] = round(float(labeled_data.attributes.get("random_return", math.nan)), 2)
     table_3 = BC_RETURNS.get(labeled_data.task, (math.nan, math.nan))[labeled_data.difficulty == "vanilla"]
     results |= {"reference_return": args.eval.reference_return or table_3, "budgets": run.saved["budgets"]}
     for number in args.num_labeled_trajectories:

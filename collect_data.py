@@ -436,8 +436,7 @@ class DistractingControl(gym.Wrapper):
         states, _ = self.env.reset(seed=seed, options=options)
         self.color_rng, self.camera_rng, self.background_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
 
-        self.color_low = np.clip(self.own_colors - self.color_scale, 0, 1)
-        self.color_high = np.clip(self.own_colors + self.color_scale, 0, 1)
+        self.color_low, self.color_high = (np.clip(self.own_colors + s, 0, 1) for s in (-self.color_scale, self.color_scale))
         self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
 
         s, angle = self.camera_scale, math.pi / 2 * self.camera_scale

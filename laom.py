@@ -3,8 +3,8 @@
 
 A latent action model (LAM) watches videos without actions: an inverse dynamics model (IDM) names the change between two
 observations with a latent action z, and a forward dynamics model (FDM) must predict the next observation's embedding from z.
-Against LAPO it predicts in embedding space instead of pixels, compares observations up to ten steps apart, has a large z without
-quantiser, and augments. A policy then imitates z on all videos, and a small decoder turns z into true actions.
+Against the original LAPO it predicts in embedding space instead of pixels, compares observations up to ten steps apart, has a large
+z without quantiser, and augments. A policy then imitates z on all videos, and a small decoder turns z into true actions.
 
     stage 1  LAM             videos           →  lam.pt
     stage 2  latent BC       videos, z        →  actor.pt          policy obs → z
@@ -36,6 +36,7 @@ import sys
 import threading
 import time
 import unittest.mock
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,7 @@ class NetworkArgs:
     checkpoint: Path | None = None  # another run's folder, or its file of weights, to take the finished stage from
 
 
-# differs: no labels in stage 1
+# differs: no labels in stage 1, a quantiser by flag
 @dataclass
 class LAMArgs(NetworkArgs):
     """Stage 1: the latent action model."""
@@ -148,7 +149,7 @@ class Args:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 
-# differs: no labels in stage 1
+# differs: no labels in stage 1, a quantiser by flag
 PRESETS = {
     "paper": ("Appendix F to the letter (default)", Args()),
     "demo": ("the whole pipeline on a laptop without a GPU, minutes", Args(
@@ -187,13 +188,15 @@ class Dataset:
                     self.difficulty, task = self.attributes["difficulty"], "{domain_name}-{task_name}".format(**file.attrs)
                     names = sorted((name for name in file if name.isdigit()), key=int)[:trajectories_per_file]
                     by_task.setdefault(task, []).extend(self.read(path, number, file[name]) for name in names)
-                    if len({(t["states"].shape[1], t["actions"].shape[1]) for t in by_task[task]}) > 1:
-                        raise KeyError(f"trajectories of {task} have different states or actions")
+                    same_sizes = len({(t["states"].shape[1], t["actions"].shape[1]) for t in by_task[task]}) == 1
+                    if not same_sizes or file.attrs.get("split") != self.attributes.get("split"):
+                        raise KeyError(f"states, actions or split are not like others of {task} or like {self.paths[0]}")
             except FileNotFoundError:
                 raise SystemExit(f"error: no file {path}; collect_data.py makes one")
             except (OSError, KeyError) as error:  # not HDF5, truncated, arrays missing
                 raise SystemExit(f"error: {path} is not a whole dataset: {error}")
-            file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="c"))
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
+            file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="r"))
             # every position as the start of a frame: an overlapping view, so that one index_select gathers any frames
             self.frames.append(file_bytes.as_strided((max(len(file_bytes) - FRAME_BYTES + 1, 0), FRAME_BYTES), (1, 1)))
         trajectories = [trajectory for group in by_task.values() for trajectory in group]
@@ -260,7 +263,7 @@ def own_columns(tasks: list[list[np.ndarray]]) -> torch.Tensor:
 def own_mse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean squared error over the target's own columns, those that are not NaN (all of them unless tasks are mixed)."""
     own = target.isfinite()
-    return ((prediction.float() - target.nan_to_num()).square() * own).sum() / own.sum()
+    return ((prediction.float() - target.nan_to_num()).square() * own).sum() / own.sum().clamp(min=1)
 
 
 def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -368,9 +371,7 @@ def init_weights(module: nn.Module):
 
 class FSQ(nn.Module):
     """Finite scalar quantisation with two levels (Mentzer et al., 2023): every dimension becomes -1 or 1, two are a code of four.
-
-    The gradient passes straight through the rounding, to the tanh.
-    """
+    The gradient passes straight through the rounding, to the tanh."""
 
     def forward(self, z):  # (B, Z) → the same
         bounded = torch.tanh(z.float())
@@ -381,10 +382,10 @@ def effective_rank(x: torch.Tensor) -> torch.Tensor:
     """Participation ratio of the principal components of x (B, D): 1 if all variance lies along one, at most B - 1."""
     x = x.float() - x.float().mean(0)
     gram = x @ x.T
-    return gram.trace() ** 2 / gram.square().sum()
+    return gram.trace() ** 2 / gram.square().sum().clamp(min=1e-30)
 
 
-# differs: no labels in stage 1
+# differs: no labels in stage 1, a quantiser by flag
 class LAM(nn.Module):
     """Latent action model: one encoder, an IDM and an FDM in its embedding."""
 
@@ -442,9 +443,8 @@ class ActionDecoder(nn.Sequential):
 class Run:
     """The run's folder: arguments, script, metrics.jsonl, weights of finished stages, and the checkpoint.
 
-    Batches, offsets and augmentation depend only on seed and step, so a checkpoint needs no random state: weights, optimiser
-    states, the step and the length of metrics.jsonl continue a run where an unbroken one would be.
-    """
+    Batches, offsets and augmentation depend only on seed and step, so a checkpoint needs no random state to continue a run where
+    an unbroken one would be."""
 
     def __init__(self, args: Args, task: str):
         name = f"{task}__{Path(__file__).stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
@@ -567,7 +567,7 @@ def learning_rate(peak: float, step: int, warmup: int, total: int, schedule: str
 # ---- Stages: latent action model, latent behaviour cloning, action decoder ---------------------------------------------------
 
 
-# differs: no labels in stage 1
+# differs: no labels in stage 1, a quantiser by flag
 def train_lam(args: Args, data: Dataset, stage: str, run: Run) -> LAM:
     """Stage 1: trains a LAM on all transitions of the data."""
     cfg, dtype, offset = args.lam, args.dtype, args.lam.future_obs_offset
@@ -595,8 +595,8 @@ def train_lam(args: Args, data: Dataset, stage: str, run: Run) -> LAM:
             z, e = latent_action.detach(), obs_embedding.detach()
             targets = {"action_probe": (z, actions), "obs_action_probe": (e, actions), "state_probe": (e, states)}
             probe_losses = {f"{name}_mse": own_mse(probes[name](x), y) for name, (x, y) in targets.items()}
-            watch = {"embedding_norm": target_embedding.float().norm(dim=-1).mean(), "embedding_rank": effective_rank(e)}
-        return consistency, watch, probe_losses
+        terms = {"embedding_norm": target_embedding.float().norm(dim=-1).mean(), "embedding_rank": effective_rank(e)}
+        return consistency, terms, probe_losses
 
     losses = torch.compile(losses) if args.compile else losses
     index = data.transitions()
@@ -616,7 +616,7 @@ def train_lam(args: Args, data: Dataset, stage: str, run: Run) -> LAM:
         (loss + sum(probe_losses.values())).backward()
         optim.step()
         if (step + 1) % cfg.target_update_every == 0:
-            torch._foreach_lerp_(list(target.parameters()), list(lam.encoder.parameters()), cfg.target_tau)
+            torch._foreach_lerp_(list(target.parameters()), [x.detach() for x in lam.encoder.parameters()], cfg.target_tau)
         values |= {name: x.detach() for name, x in {"loss": loss, **terms, **probe_losses}.items()} | {"learning_rate": lr}
     run.finish(stage, lam=lam)
     return lam
@@ -693,15 +693,11 @@ def infer_all(args: Args, network: nn.Module, data: Dataset, index: torch.Tensor
 
 def measure(args: Args, weights: Path) -> dict:
     """What stage 1 has learned, on held-out data: benchmark/measure.py, a process of its own, says what it measures."""
-    program = Path(__file__).parent / "benchmark" / "measure.py"
-    if not program.exists():
-        print(f"no {program}: what stage 1 has learned is not measured")
-        return {}
-    if subprocess.run(
-        [sys.executable, program, weights, "--device", args.device, *["--reconstruct"] * args.reconstruct]
-    ).returncode:
-        raise SystemExit(f"error: {program} failed on {weights}")
-    return json.loads(weights.with_suffix(".json").read_text())
+    program, results = Path(__file__).parent / "benchmark" / "measure.py", weights.with_suffix(".json")
+    if not results.exists():  # a resumed run may have them
+        torch.cuda.empty_cache()
+        subprocess.run([sys.executable, program, weights, "--device", args.device, *["--reconstruct"] * args.reconstruct])
+    return json.loads(results.read_text()) if results.exists() else {}
 
 
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------------------------
@@ -759,8 +755,7 @@ class DistractingControl(gym.Wrapper):
         states, _ = self.env.reset(seed=seed, options=options)
         self.color_rng, self.camera_rng, self.background_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
 
-        self.color_low = np.clip(self.own_colors - self.color_scale, 0, 1)
-        self.color_high = np.clip(self.own_colors + self.color_scale, 0, 1)
+        self.color_low, self.color_high = (np.clip(self.own_colors + s, 0, 1) for s in (-self.color_scale, self.color_scale))
         self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
 
         s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
@@ -923,8 +918,10 @@ def parse_args(argv: list[str]) -> Args:
     args = tyro.extras.overridable_config_cli(presets, args=argv, prog=Path(__file__).name)
     if not args.resume:
         return args
-    if len(argv) > 3 or not (args.resume / "args.json").exists():
-        raise SystemExit(f"error: --resume {args.resume}: takes no other arguments, and a run's folder with args.json in it")
+    if len(argv) > 3 or not all((args.resume / name).exists() for name in ("args.json", Path(__file__).name)):
+        raise SystemExit(
+            f"error: --resume {args.resume}: takes no other arguments, and the folder of a run of {Path(__file__).name}"
+        )
     return dataclasses.replace(parse_args(json.loads((args.resume / "args.json").read_text())["argv"]), resume=args.resume)
 
 
@@ -932,29 +929,33 @@ def load_data(args: Args) -> tuple[Dataset, Dataset, Dataset]:
     """Data, labelled data and evaluation data. Refuses what would fail only after hours; finds the background videos."""
     data = Dataset(args.data, args.device, args.trajectories_per_file)
     labeled_data = Dataset(args.labeled_data, args.device) if args.labeled_data else data
-    beside = [str(path.with_name(path.name.replace("train", "val"))) for path in labeled_data.paths]
-    eval_data = Dataset(args.eval_data or beside, args.device)
-    budgets, batch_size = args.num_labeled_trajectories, max(args.lam.batch_size, args.bc.batch_size)
-    if min(*budgets, args.eval.num_episodes, args.eval.num_workers) < 1 or args.seed < 0:
-        raise SystemExit("error: label budgets, --eval.num-episodes and --eval.num-workers start at 1, --seed at 0")
-    if max(budgets) > (n := labeled_data.num_trajectories):
-        raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: {labeled_data.paths[0]} has {n} trajectories")
-    if len(data.transitions()) < batch_size or data.num_trajectories < 2:
-        raise SystemExit(f"error: {data.paths[0]} does not fill a batch of {batch_size} or has a single trajectory: collect more")
-    if eval_data.task != labeled_data.task or eval_data.paths == labeled_data.paths:
-        raise SystemExit(f"error: no evaluation file of {labeled_data.task} beside {labeled_data.paths[0]}; give --eval-data")
-    if labeled_data.task in BC_RETURNS:  # plain videos are not evaluated
+    beside = [str(path.with_name("val".join(path.name.rsplit("train", 1)))) for path in labeled_data.paths]
+    eval_data, *_ = (Dataset(paths, args.device) for paths in (args.eval_data or beside, *((path,) for path in args.twin_data)))
+    source, budgets, evaluated = labeled_data.paths[0], args.num_labeled_trajectories or (0,), labeled_data.task in BC_RETURNS
+    sizes = args.lam.batch_size, args.bc.batch_size, args.lam.future_obs_offset, args.log_interval, args.trajectories_per_file or 1
+    if min(*budgets, *sizes, args.eval.num_episodes, args.eval.num_workers) < 1 or args.seed < 0:
+        raise SystemExit("error: label budgets, sizes and numbers of episodes, workers and trajectories start at 1, --seed at 0")
+    if evaluated and max(budgets) > (n := labeled_data.num_trajectories):
+        raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: {source} has {n} trajectories")
+    if len(data.transitions()) < max(sizes[:2]) or min(data.num_trajectories, labeled_data.num_trajectories) < 2:
+        raise SystemExit(
+            f"error: {data.paths[0]} does not fill a batch of {max(sizes[:2])} or has a single trajectory: collect more"
+        )
+    if eval_data.task != labeled_data.task or set(eval_data.paths) & {*data.paths, *labeled_data.paths}:
+        raise SystemExit(f"error: no evaluation file of {labeled_data.task} beside {source}; give --eval-data")
+    for checkpoint in filter(None, (args.lam.checkpoint, args.bc.checkpoint)):
+        checkpoint.stat()  # or an error that names it
+    if evaluated:  # plain videos are not
         if args.eval.backgrounds is None and "backgrounds" not in labeled_data.attributes:
-            raise SystemExit(f"error: {labeled_data.paths[0]} does not name its videos; give --eval.backgrounds FOLDER")
-        args.eval.backgrounds = args.eval.backgrounds or labeled_data.paths[0].parent / labeled_data.attributes["backgrounds"]
+            raise SystemExit(f"error: {source} does not name its videos; give --eval.backgrounds FOLDER")
+        args.eval.backgrounds = args.eval.backgrounds or source.parent / labeled_data.attributes["backgrounds"]
         for split in ("train", "val"):
             load_videos(args.eval.backgrounds, split, labeled_data.difficulty)
     return data, labeled_data, eval_data
 
 
 def print_results(results: dict, folder: Path):
-    returns = "returns: expert {dataset_return}, random actions {random_return}, score 1 {reference_return}"
-    print(("\n{task}, {difficulty}; " + returns).format(**results))
+    print("\n{task}, {difficulty}: expert {dataset_return}, random {random_return}, score 1 {reference_return}".format(**results))
     for number, budget in results["budgets"].items():
         for videos in ("seen_videos", "unseen_videos"):
             line = "{return_mean:8.1f} ± {return_std:.1f}, score {normalized_score:.3f}".format(**budget[videos])
@@ -969,15 +970,15 @@ def main(args: Args):
     run = Run(args, labeled_data.task)
     print(f"run folder: {run.folder}")
     results = {"script": Path(__file__).name, "task": labeled_data.task, "difficulty": labeled_data.difficulty, "seed": args.seed}
-    random_return = round(float(labeled_data.attributes.get("random_return", math.nan)), 2)
-    results |= {"dataset_return": round(labeled_data.returns.mean().item(), 2), "random_return": random_return}
+    results["dataset_return"] = round(labeled_data.returns.mean().item(), 2)
+    results["random_return"] = round(float(labeled_data.attributes.get("random_return", math.nan)), 2)
     table_3 = BC_RETURNS.get(labeled_data.task, (math.nan, math.nan))[labeled_data.difficulty == "vanilla"]
     results |= {"reference_return": args.eval.reference_return or table_3, "budgets": run.saved["budgets"]}
     lam = train_lam(args, data, "lam", run)
     results["latent_actions"] = measure(args, run.folder / "lam.pt")
     actor = train_actor(args, data, lam, "bc", run)
     write_whole(run.folder / "results.json", lambda file: file.write(json.dumps(results, indent=2).encode()))
-    for number in args.num_labeled_trajectories if labeled_data.task in BC_RETURNS else ():
+    for number in args.num_labeled_trajectories if labeled_data.task in BC_RETURNS else ():  # plain videos end here
         if str(number) in results["budgets"]:  # a resumed run has finished it
             continue
         index = labeled_data.transitions(labeled_data.shuffle[:number])

@@ -9,13 +9,16 @@ run and with other files. It loads the script as it ran from the run's folder, s
 weights <name>.pt it writes <name>.json and, with --reconstruct, <name>.png.
 
 <kind>_mse/<videos>, <kind>_mse_over_var/<videos> (1 is what the mean action reaches), …_per_dimension/<videos>: error of the true
-action, at k = 1, without augmentation. Kinds: action_probe, ridge regression z → action fitted on four fifths of the trajectories;
-action_head and idm, the network's own answer, which saw only the labelled trajectories (Figure 9a). Videos: seen_videos, the last
-fifth of the trajectories; unseen_videos, those of the evaluation file; those of each twin, which is no_distractors if it has none.
-Without labels: effective_rank of z (participation ratio of its principal components); shuffled_loss_ratio, the FDM's error with
-other transitions' z over that with their own (1: it ignores z); distractor_share/<videos>, the share of Var(z) that changes between
-the evaluation file and its twin, so with the distractors alone: ½ E|z - z'|² / Var(z), each file about its own mean (0: z does not
-depend on the distractors; 1: on nothing else).
+action, at k = 1, without augmentation, on at most 50,000 transitions. Kinds: action_probe, ridge regression z → action (penalty
+1e-4 of z's mean variance) fitted on four fifths of the trajectories; action_head and idm, the network's own answer, learned from the
+labelled trajectories (Figure 9a). Videos: seen_videos, the last fifth of the trajectories in the fixed shuffle whose beginning is
+labelled; unseen_videos, those of the evaluation file; those of each twin, which is no_distractors if it has none. Where the labels
+are of another task than the videos, the trajectories are those of the labels' task.
+
+Without labels, on the evaluation file: effective_rank of z (participation ratio of its principal components); shuffled_loss_ratio,
+the FDM's error with other transitions' z over that with their own (1: it ignores z; embeddings are the encoder's, not the slow copy's);
+distractor_share/<videos>, the share of Var(z) that changes between the evaluation file and its twin, so with the distractors alone:
+½ E|z - z'|² / Var(z), each file about its own mean (0: z does not depend on the distractors; 1: on nothing else).
 """
 
 import dataclasses
@@ -78,13 +81,14 @@ def choose(index: torch.Tensor) -> torch.Tensor:
 def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> dict:
     held_out, fit = np.split(data.shuffle[::-1].copy(), [max(1, data.num_trajectories // 5)])  # labelled trajectories come last
     sets = {"fit": (data, fit), "seen_videos": (data, held_out), "unseen_videos": (eval_data, None)}
-    sets |= {"no_distractors" if twin.difficulty == "vanilla" else twin.paths[0].stem: (twin, None) for twin in twins}
+    sets |= {"no_distractors" if twin.difficulty == "vanilla" else f"twin:{twin.paths[0]}": (twin, None) for twin in twins}
     is_lam, results = hasattr(method, "LAM"), {}
     for name, (source, trajectories) in sets.items():
         index = choose(source.transitions(trajectories))
         z, actions = method.infer_all(args, network, source, index, method.OBS, method.NEXT_OBS), source.actions[index]
         if name == "fit":
-            z_mean, action_mean, centered = z.mean(0), actions.mean(0), (z - z.mean(0)).double()
+            z_mean, action_mean = z.mean(0), actions.mean(0)
+            centered = (z - z_mean).double()
             gram = centered.T @ centered
             gram.diagonal().add_(1e-4 * gram.diagonal().mean() + 1e-12)
             weight = torch.linalg.solve(gram, centered.T @ (actions - action_mean).double()).float()
@@ -98,21 +102,21 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
             results[f"{kind}_mse_over_var/{name}"] = (mse.mean() / variance.mean()).item()
             results[f"{kind}_mse_over_var_per_dimension/{name}"] = (mse / variance).tolist()
         if name == "unseen_videos":
-            centered, z_unseen = z[:4096] - z[:4096].mean(0), z
+            z_unseen, centered = z - z.mean(0), z[:4096] - z[:4096].mean(0)
             gram = centered @ centered.T
-            results["effective_rank"] = (gram.trace() ** 2 / gram.square().sum()).item()
+            results["effective_rank"] = (gram.trace() ** 2 / gram.square().sum().clamp(min=1e-30)).item()
             if is_lam:
                 errors = method.infer_all(args, network.prediction_errors, source, index, method.OBS, method.NEXT_OBS)
                 own, others = errors.mean(0).tolist()
                 results["shuffled_loss_ratio"] = others / own
         elif name != "seen_videos":  # a twin
-            pair = torch.stack([z, z_unseen]) - torch.stack([z, z_unseen]).mean(1, keepdim=True)
-            share = (pair[0] - pair[1]).square().mean() / 2 / pair.square().mean()
+            z = z - z.mean(0)
+            share = (z - z_unseen).square().mean() / (z.square().mean() + z_unseen.square().mean())
             results[f"distractor_share/{name}"] = share.item()
     return results
 
 
-class PixelDecoder(nn.Sequential):
+class EmbeddingDecoder(nn.Sequential):
     """The encoder's mirror: (B, channels_in, 8, 8) → images (B, channels_out, 64, 64) in [-1, 1]."""
 
     def __init__(self, method, channels_in: int, scale: int, num_res_blocks: int, channels_out: int):
@@ -129,7 +133,7 @@ def reconstruct(method, args, encoder: nn.Module, data, eval_data, num_updates: 
     """Figure 11: a pixel decoder learns to see through the frozen embedding; above true, below decoded frames of unseen videos."""
     torch.manual_seed(args.seed)
     scale = encoder.channels_out // 32
-    decoder = PixelDecoder(method, encoder.channels_out, scale, 1, 3 * args.frame_stack)
+    decoder = EmbeddingDecoder(method, encoder.channels_out, scale, 1, 3 * args.frame_stack)
     decoder = decoder.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(decoder.parameters(), lr=1e-3, fused=True)
     index = data.transitions()
@@ -154,7 +158,11 @@ def reconstruct(method, args, encoder: nn.Module, data, eval_data, num_updates: 
 
 
 def main(measure_args: Args):
-    folder = measure_args.path if measure_args.path.is_dir() else measure_args.path.parent
+    path, is_run = measure_args.path, measure_args.path.is_dir()
+    folder = path if is_run else path.parent
+    files = sorted([*path.glob("lam*.pt"), *path.glob("idm*.pt")]) if is_run else [path]
+    if not files or not all(file.exists() and file.name.startswith(("lam", "idm")) for file in files):
+        raise SystemExit(f"error: {path} is no finished first stage: give a run's folder with lam*.pt or idm*.pt, or one of these")
     method = load_method(folder)
     args = method.parse_args(["--resume", str(folder)])
     twin_data = measure_args.twin_data or args.twin_data
@@ -165,9 +173,6 @@ def main(measure_args: Args):
     for twin in twins:
         if not torch.equal(twin.actions.nan_to_num(), eval_data.actions.nan_to_num()) or len(twin.last) != len(eval_data.last):
             raise SystemExit(f"error: {twin.paths[0]} is no twin of {eval_data.paths[0]}: its trajectories are others")
-    files = [measure_args.path] if measure_args.path.is_file() else sorted([*folder.glob("lam*.pt"), *folder.glob("idm*.pt")])
-    if not files:
-        raise SystemExit(f"error: {folder} has no finished first stage, no lam*.pt or idm*.pt")
     for weights in files:
         network = load_network(method, args, weights, labeled_data.actions.shape[1])
         results = measure(method, args, network, probed, eval_data, twins)
@@ -176,7 +181,7 @@ def main(measure_args: Args):
             print(f"{name:62}", *(f"{x:.3f}" for x in (value if isinstance(value, list) else [value])))
         method.write_whole(weights.with_suffix(".json"), lambda file: file.write(json.dumps(results, indent=2).encode()))
         if measure_args.reconstruct:
-            reconstruct(method, args, network.encoder, data, eval_data, measure_args.num_updates, weights.with_suffix(".png"))
+            reconstruct(method, args, network.encoder, probed, eval_data, measure_args.num_updates, weights.with_suffix(".png"))
             print(weights.with_suffix(".png"))
 
 

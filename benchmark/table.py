@@ -9,6 +9,7 @@ deviation over the evaluation's episodes. Each cell: seen videos | unseen videos
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +24,7 @@ def cell(measures: dict, name: str) -> str:
 
 
 def rows(folder: Path) -> list[list[str]]:
-    try:
-        results = json.loads((folder / "results.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise SystemExit(f"error: {folder} has no results.json: not a run's folder, or the run has not finished its first stage")
-    table = []
+    results, table = json.loads((folder / "results.json").read_text()), []
     for number, budget in results["budgets"].items():
         measures = results.get("latent_actions", {}) | budget.get("latent_actions", {}) | budget.get("idm", {})
         measures |= {"actor_mse_over_var/unseen_videos": budget.get("action_mse_over_var")}
@@ -43,7 +40,10 @@ def rows(folder: Path) -> list[list[str]]:
 
 
 def main(folders: Annotated[tuple[Path, ...], tyro.conf.Positional]):
-    table = [[word.replace(" | ", " \\| ") for word in row] for folder in folders for row in rows(folder)]
+    finished = [folder for folder in folders if (folder / "results.json").exists()]
+    if len(finished) < len(folders):
+        print(f"no results.json yet in: {', '.join(str(x) for x in folders if x not in finished)}", file=sys.stderr)
+    table = [[word.replace(" | ", " \\| ") for word in row] for folder in finished for row in rows(folder)]
     for row in [HEADER, ["---"] * len(HEADER), *table]:
         print("| " + " | ".join(row) + " |")
 
