@@ -10,15 +10,16 @@ weights <name>.pt it writes <name>.json and, with --reconstruct, <name>.png.
 
 <kind>_mse/<videos>, <kind>_mse_over_var/<videos> (1 is what the mean action reaches), …_per_dimension/<videos>: error of the true
 action, at k = 1, without augmentation, on at most 50,000 transitions. Kinds: action_probe, ridge regression z → action (penalty
-1e-4 of z's mean variance) fitted on four fifths of the trajectories; action_head and idm, the network's own answer, learned from the
-labelled trajectories (Figure 9a). Videos: seen_videos, the last fifth of the trajectories in the fixed shuffle whose beginning is
-labelled; unseen_videos, those of the evaluation file; those of each twin, which is no_distractors if it has none. Where the labels
-are of another task than the videos, the trajectories are those of the labels' task.
+1e-4 of z's mean variance) fitted on four fifths of the trajectories; action_head and idm, the network's own answer, learned from
+the labelled trajectories (Figure 9a). Videos: seen_videos, the last fifth of the trajectories in the fixed shuffle whose
+beginning is labelled; unseen_videos, those of the evaluation file; those of each twin, which is no_distractors if it has none.
+Where the labels are of another task than the videos, the trajectories are those of the labels' task.
 
-Without labels, on the evaluation file: effective_rank of z (participation ratio of its principal components); shuffled_loss_ratio,
-the FDM's error with other transitions' z over that with their own (1: it ignores z; embeddings are the encoder's, not the slow copy's);
-distractor_share/<videos>, the share of Var(z) that changes between the evaluation file and its twin, so with the distractors alone:
-½ E|z - z'|² / Var(z), each file about its own mean (0: z does not depend on the distractors; 1: on nothing else).
+Without labels, on the evaluation file: effective_rank of z (participation ratio of its principal components);
+shuffled_loss_ratio, the FDM's error with other transitions' z over that with their own (1: it ignores z; embeddings are the
+encoder's, not the slow copy's); distractor_share/<videos>, the share of Var(z) that changes between the evaluation file and its
+twin, so with the distractors alone: ½ E|z - z'|² / Var(z), each file about its own mean (0: z does not depend on the distractors;
+1: on nothing else).
 """
 
 import dataclasses
