@@ -308,7 +308,7 @@ def test_bad_input_gets_one_line(train_file, tmp_path, flags, message):
 def test_resume_of_nothing_or_with_other_arguments(finished):
     for flags in (["nowhere"], [finished, "--seed", 3]):
         result = run("laom_supervised.py", "--resume", *flags)
-        assert result.returncode != 0 and "takes no other arguments, and a run's folder" in result.stderr
+        assert result.returncode != 0 and "takes no other arguments, and the folder of a run of laom_supervised.py" in result.stderr
 
 
 def test_evaluation_data_are_other_data(train_file, tmp_path):
