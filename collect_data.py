@@ -303,8 +303,8 @@ class PPOExpert(nn.Module):
 
 
 def train_expert(args: Args):
-    """Trains an expert and keeps the best, with the highest mean minus standard deviation of ten greedy returns: high and steady.
-    A restart continues from the checkpoint; SAC fills its buffer anew with that policy."""
+    """Trains an expert and keeps the best by the mean of ten greedy returns. A restart continues from the checkpoint; SAC fills its
+    buffer anew with that policy."""
     hyper = args.sac if args.train_expert == "sac" else args.ppo
     made_by = f"{args.train_expert}, seed {args.seed}, {hyper.hidden_dim} units, {hyper.num_envs} environments"
     path, checkpoint = (args.expert_output / f"{args.task}{suffix}" for suffix in (".npz", ".checkpoint.pt"))
@@ -354,8 +354,8 @@ def train_expert(args: Args):
         point = {"step": step, "mean": returns.mean(), "std": returns.std(), "min": returns.min(), "seconds": seconds}
         curve.append({name: round(float(value), 2) for name, value in point.items()})
         bar.set_postfix(greedy_return=f"{returns.mean():.0f}")
-        if returns.mean() - returns.std() > best_score:
-            best_score = float(returns.mean() - returns.std())
+        if returns.mean() > best_score:
+            best_score = float(returns.mean())
             np.savez(path.with_suffix(".partial.npz"), **arrays)
             path.with_suffix(".partial.npz").rename(path)
         saved = {"made_by": made_by, "step": step, "seconds": seconds, "curve": curve, "best_score": best_score}

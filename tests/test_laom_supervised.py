@@ -55,11 +55,11 @@ def test_paper_preset_is_table_7():
         **{"use_aug": True, "batch_size": 512, "num_epochs": 10, "target_tau": 0.001, "act_head_dim": 1024, "obs_head_dim": 1024},
         **{"encoder_scale": 6, "learning_rate": 1e-4, "warmup_epochs": 3, "future_obs_offset": 10, "latent_action_dim": 8192},
         **{"labeled_batch_size": 128, "target_update_every": 1, "encoder_num_res_blocks": 2},
-        **{"labeled_loss_coef": None, "target": "ema"},  # 0.01, cheetah-run 0.001; EMA by the design notes, section 7
+        **{"labeled_loss_coef": None, "target": "ema", "checkpoint": None},  # c: 0.01, cheetah-run 0.001; EMA by the design notes
     }
     assert paper["bc"] == {
         **{"batch_size": 512, "num_epochs": 10, "encoder_scale": 32, "learning_rate": 1e-4, "warmup_epochs": 0},
-        **{"encoder_num_res_blocks": 2},
+        **{"encoder_num_res_blocks": 2, "checkpoint": None},
     }
     assert paper["decoder"] == {"batch_size": 512, "hidden_dim": 256, "learning_rate": 3e-4, "num_updates": 2500}
     assert paper["eval"]["num_episodes"] == 25 and paper["frame_stack"] == 3 and paper["lr_schedule"] == "cosine"
