@@ -37,7 +37,6 @@ import subprocess
 import sys
 import threading
 import time
-import unittest.mock
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -386,34 +385,28 @@ IMG_HW = 64  # height and width of an observation, pixels
 SKY_HW = 160  # height and width of a background frame: the camera sees about half of it
 # name: (scale of camera and colour, number of training videos; None means all)
 DIFFICULTIES = dict(vanilla=(0.0, 0), easy=(0.1, 4), medium=(0.2, 8), hard=(0.3, None), scale_easy_video_hard=(0.1, None))
-# MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act when a model is compiled): no
-# buffer beyond the picture, a shadow map of 256² instead of 2048², coarser spheres and capsules, a sky as large as the videos.
-CHEAP_VISUAL = f"""<mujoco> <visual> <global offwidth="{IMG_HW}" offheight="{IMG_HW}"/> <map znear=".01"/>
-    <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/>
-    <quality shadowsize="256" numslices="12" numstacks="8"/> </visual> </mujoco>""".encode()
-SMALL_SKY = f"""<mujoco> <asset>
-    <texture name="skybox" type="skybox" builtin="flat" width="{SKY_HW}" height="{SKY_HW}"/> </asset> </mujoco>""".encode()
 
 
-def load_task(task: str, own_sky: bool = True) -> gym.Env:
-    """A dm_control task through Shimmy, cheap to render; observations are dm_control's dictionaries of float64."""
+def load_task(task: str) -> gym.Env:
+    """A dm_control task through Shimmy; unlike MuJoCo's default no buffer beyond our pictures, a shadow map of 256², not 2048²."""
     import absl.logging  # these imports stand here because dm_control binds to the OpenGL of MUJOCO_GL when it is first imported
     import shimmy
     from dm_control import suite
 
     absl.logging.set_verbosity("error")  # deprecations in dm_control's own XML
-    cheap = {"./common/visual.xml": CHEAP_VISUAL} | ({} if own_sky else {"./common/skybox.xml": SMALL_SKY})
-    with unittest.mock.patch.dict(suite.common.ASSETS, cheap):
-        return shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
+    env = shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
+    visual = env.unwrapped.physics.model.vis
+    visual.global_.offwidth = visual.global_.offheight = IMG_HW
+    visual.quality.shadowsize, visual.quality.numslices, visual.quality.numstacks = 256, 12, 8
+    return env
 
 
 class DistractingControl(gym.Wrapper):
     """Pixels, uint8 (64, 64, 3), before colours, a camera and a background video that drift independently of the physics.
 
-    info["state"]: proprioceptive state, float32 (S,); info["physics"]: MuJoCo's state behind the picture, float64 (P,). One seed
-    gives the same physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none. videos: uint8
-    (frames, 160, 160, 3), none for the task's own sky. A camera position is (radius in metres, elevation above the horizon and
-    azimuth in radians) about the agent's centre of mass. The constants are those of Stone et al., 2021.
+    info: dm_control's states, a dictionary. One seed gives the same physics, colours, camera and background. color_scale,
+    camera_scale: s of DIFFICULTIES, 0 for none. videos: uint8 (frames, 160, 160, 3), none for the task's own sky. A camera position
+    is (radius in metres, elevation above the horizon and azimuth in radians) about the agent's centre of mass.
     """
 
     def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
@@ -423,19 +416,18 @@ class DistractingControl(gym.Wrapper):
         self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
         self.color_scale, self.camera_scale, self.videos = color_scale, camera_scale, videos
         self.physics, self.model, self.data = env.unwrapped.physics, env.unwrapped.physics.model, env.unwrapped.physics.data
-        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # kept: a new one for each picture costs a third more
         self.own_colors = self.model.mat_rgba[:, :3].copy()
         if videos:
-            self.sky = self.model.name2id("skybox", "texture")
-            start = self.model.tex_adr[self.sky]
-            self.sky_faces = self.model.tex_data[start : start + 6 * SKY_HW * SKY_HW * 3].reshape(6, SKY_HW, SKY_HW, 3)  # a view
+            self.sky, hw = self.model.name2id("skybox", "texture"), videos[0].shape[1]
+            start, self.model.tex_width[self.sky], self.model.tex_height[self.sky] = self.model.tex_adr[self.sky], hw, 6 * hw
+            self.sky_faces = self.model.tex_data[start : start + 6 * hw * hw * 3].reshape(6, hw, hw, 3)  # a view
             humanoid = self.model.name == "humanoid"  # whose ground would hide most of the background
             self.physics.named.model.mat_rgba["grid", "a"] = 0.3 if humanoid else 1.0
+        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # kept: a new one for each picture costs a third more
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         states, _ = self.env.reset(seed=seed, options=options)
         self.color_rng, self.camera_rng, self.background_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
-
         self.color_low, self.color_high = (np.clip(self.own_colors + s, 0, 1) for s in (-self.color_scale, self.color_scale))
         self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
 
@@ -453,11 +445,10 @@ class DistractingControl(gym.Wrapper):
             self.video = self.videos[self.background_rng.integers(len(self.videos))]
             self.video_period = max(2 * len(self.video) - 2, 1)
             self.video_time = int(self.background_rng.integers(self.video_period))
-        return self.render(), self.make_info(states)
+        return self.render(), states
 
     def step(self, action: np.ndarray):
         states, reward, terminated, truncated, _ = self.env.step(action)
-
         colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
         self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
 
@@ -469,13 +460,8 @@ class DistractingControl(gym.Wrapper):
         roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
         self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
         self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
-
         self.video_time = (self.video_time + 1) % self.video_period if self.videos else None
-        return self.render(), reward, terminated, truncated, self.make_info(states)
-
-    def make_info(self, states: dict) -> dict:
-        state = gym.spaces.flatten(self.env.observation_space, states)  # the order that the experts are trained with
-        return {"state": state.astype(np.float32), "physics": self.physics.get_state()}
+        return self.render(), reward, terminated, truncated, states
 
     def render(self) -> np.ndarray:
         """The picture of the current state, uint8 (64, 64, 3), from camera 0 as the distractors have moved it."""
@@ -518,16 +504,17 @@ def to_cartesian(position: np.ndarray) -> np.ndarray:
 
 def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
     """Background videos, uint8 (frames, 160, 160, 3), memory-mapped: all of "val", as many of "train" as the difficulty says."""
-    number = DIFFICULTIES[difficulty][1]
-    files = sorted((backgrounds / split).glob("*.npy"))
+    number, files = DIFFICULTIES[difficulty][1], sorted((backgrounds / split).glob("*.npy"))
     if number != 0 and not files:
-        raise SystemExit(f"error: no background videos (*.npy) in {backgrounds / split}; collect_data.py makes them")
+        raise SystemExit(
+            f"error: no videos (*.npy) in {backgrounds / split}; collect_data.py makes some, --eval.backgrounds says where"
+        )
     return [np.load(file, mmap_mode="r") for file in files[: number if split == "train" or number == 0 else None]]
 
 
 def make_env(task: str, difficulty: str, backgrounds: Path, split: str) -> DistractingControl:
     scale, videos = DIFFICULTIES[difficulty][0], load_videos(backgrounds, split, difficulty)
-    return DistractingControl(load_task(task, own_sky=not videos), scale, scale, videos)
+    return DistractingControl(load_task(task), scale, scale, videos)
 
 
 def pick_rendering_backend():
@@ -684,11 +671,12 @@ class Replay(gym.Wrapper):
 def play(env: DistractingControl, policy, seed: int, length: int = EPISODE_LENGTH) -> tuple[dict[str, np.ndarray], float]:
     """The arrays of one episode, (T, …) each, and its return. policy: states (S,) → actions (A,)."""
     steps, total = [], 0.0
-    obs, info = env.reset(seed=seed)
+    obs, states = env.reset(seed=seed)
     for _ in range(length):
-        action = np.clip(policy(info["state"]), -1, 1).astype(np.float32)  # the bounds of all four tasks
-        steps.append((obs, info["state"], action, info["physics"]))
-        obs, reward, _, _, info = env.step(action)
+        state = gym.spaces.flatten(env.env.observation_space, states).astype(np.float32)  # in the order that experts know
+        action = np.clip(policy(state), -1, 1).astype(np.float32)  # the bounds of all four tasks
+        steps.append((obs, state, action, env.physics.get_state()))
+        obs, reward, _, _, states = env.step(action)
         total += reward
     return dict(zip(("obs", "states", "actions", "physics"), map(np.stack, zip(*steps)))), total
 
@@ -701,8 +689,9 @@ def replay(env: DistractingControl, seed: int, physics: np.ndarray) -> np.ndarra
 
 def measure_task(task: str) -> tuple[dict[str, tuple], float]:
     """Shapes of a step's arrays that depend on the task, and the mean return of ten episodes of uniform actions."""
-    obs, info = worker_env.reset(seed=0)
-    shapes = {"obs": obs.shape, "states": info["state"].shape, "physics": info["physics"].shape}
+    obs, _ = worker_env.reset(seed=0)
+    shapes = {"obs": obs.shape, "states": (gym.spaces.flatdim(worker_env.env.observation_space),)}
+    shapes["physics"] = worker_env.physics.get_state().shape
     shapes["actions"], rng = worker_env.action_space.shape, np.random.default_rng(0)
     returns = play_expert(lambda states: rng.uniform(-1, 1, (len(states), *shapes["actions"])), task, episodes=10, seed=0)
     return shapes, float(returns.mean())

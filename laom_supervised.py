@@ -14,13 +14,16 @@ A policy then imitates the latent actions on all videos, and a small decoder tur
     python laom_supervised.py demo                                   # minutes on a laptop, on the data of `collect_data.py demo`
     python laom_supervised.py --num-labeled-trajectories 2 8 128     # the paper's setting (Appendix F) with three label budgets
     python laom_supervised.py --resume runs/<run>                    # continues a killed run where its last checkpoint is
+    torchrun --nproc-per-node 8 laom_supervised.py                   # on 8 GPUs, each with its part of every batch
 
-Everything goes to runs/<task>__laom_supervised__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is one
+Everything goes to runs/<task>__laom_supervised__<seed>__<time>/: arguments, this script as it ran, metrics.jsonl (a step is one
 update), results.json, weights, checkpoint.pt, films. Where we deviate from the paper or its released code: the table in README.md.
 """
 
 import copy
+import ctypes
 import dataclasses
+import datetime
 import fcntl
 import functools
 import glob
@@ -28,14 +31,11 @@ import json
 import math
 import multiprocessing
 import os
-import pickle
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -47,14 +47,17 @@ import h5py
 import imageio.v3 as imageio
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
 from tqdm import tqdm
 
+RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # which process of how many (torchrun's)
+share = lambda batch: batch.chunk(WORLD_SIZE)[RANK]  # a rank's part of a batch
+
+
 # ---- Arguments: defaults are the paper's (Appendix F, Table 7) ---------------------------------------------------------------
-
-
 @dataclass
 class NetworkArgs:
     """What stages 1 and 2 have in common."""
@@ -128,6 +131,8 @@ class Args:
     resume: Path | None = None  # run to continue from its last checkpoint, with the arguments that it was started with
     checkpoint_minutes: float = 10  # minutes between checkpoints inside a stage
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the networks live
+    data_device: Literal["auto", "gpu", "ram", "disk"] = "auto"
+    """where the frames of the data live; auto is gpu if they fill at most half of what is free there, else disk, mapped"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # bf16 autocast or float32; auto is bf16 where it is fast
     compile: bool = torch.cuda.is_available()  # torch.compile of the updates; off on CPUs, where it was slower in a first look
     log_interval: int = 50  # updates between two lines of metrics.jsonl; the only time that the loop waits for the GPU
@@ -140,8 +145,8 @@ class Args:
 
     @property
     def dtype(self) -> torch.dtype:
-        on_gpu = torch.device(self.device).type == "cuda"
-        fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        on_cpu, cpu_has_it = torch.device(self.device).type == "cpu", torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        fast = cpu_has_it if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if self.precision == "bf16" or self.precision == "auto" and fast else torch.float32
 
     def autocast(self) -> torch.autocast:
@@ -169,16 +174,16 @@ OBS, NEXT_OBS = slice(None, -1), slice(1, None)  # of a stack with one extra fra
 
 
 class Dataset:
-    """The trajectories of one or more HDF5 files, read in place: frames stay in the files until a batch asks for them.
+    """The trajectories of one or more HDF5 files. Frames stay in the files, mapped, or are copied to "ram" or "gpu" (data_device).
 
     An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A), clipped to [-1, 1] (the paper's
     files hold unclipped means). Each task has columns of its own, NaN in the rows of other tasks; plain videos have one of NaN.
     first, last: int64 (N,), the ends of each frame's trajectory. A file that is no dataset: one line.
     """
 
-    def __init__(self, patterns: tuple[str, ...], device: str, trajectories_per_file: int | None = None):
+    def __init__(self, patterns: tuple[str, ...], device: str, trajectories_per_file: int | None = None, data_device: str = "disk"):
         self.paths = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
-        self.device, self.attributes, self.frames, by_task = device, {}, [], {}
+        self.device, self.attributes, self.files, self.frames, by_task = device, {}, [], None, {}
         for number, path in enumerate(self.paths):
             try:
                 with h5py.File(path) as file:
@@ -188,7 +193,7 @@ class Dataset:
                     by_task.setdefault(task, []).extend(self.read(path, number, file[name]) for name in names)
                     same_sizes = len({(t["states"].shape[1], t["actions"].shape[1]) for t in by_task[task]}) == 1
                     if not same_sizes or file.attrs.get("split") != self.attributes.get("split"):
-                        raise KeyError(f"states, actions or split are not like others of {task} or like {self.paths[0]}")
+                        raise KeyError(f"states, actions or split are not like others of {task} or {self.paths[0]}, or it is empty")
             except FileNotFoundError:
                 raise SystemExit(f"error: no file {path}; collect_data.py makes one")
             except (OSError, KeyError) as error:  # not HDF5, truncated, arrays missing
@@ -196,12 +201,10 @@ class Dataset:
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
             file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="r"))
             # every position as the start of a frame: an overlapping view, so that one index_select gathers any frames
-            self.frames.append(file_bytes.as_strided((max(len(file_bytes) - FRAME_BYTES + 1, 0), FRAME_BYTES), (1, 1)))
+            self.files.append(file_bytes.as_strided((max(len(file_bytes) - FRAME_BYTES + 1, 0), FRAME_BYTES), (1, 1)))
         trajectories = [trajectory for group in by_task.values() for trajectory in group]
-        if not trajectories:
-            raise SystemExit(f"error: {', '.join(map(str, self.paths))}: not a whole dataset, no trajectories in it")
         self.task, self.num_trajectories = "+".join(by_task), len(trajectories)
-        columns = lambda name: own_columns([[trajectory[name] for trajectory in group] for group in by_task.values()]).to(device)
+        columns = lambda name: own_columns([[trajectory[name] for trajectory in group] for group in by_task.values()])
         self.states, self.actions = columns("states"), columns("actions").clamp(-1, 1)
         self.file, lengths, obs_offsets, self.returns = (
             torch.tensor([trajectory[name] for trajectory in trajectories]) for name in ("file", "length", "offset", "return")
@@ -210,6 +213,14 @@ class Dataset:
         self.trajectory, ends = torch.repeat_interleave(torch.arange(len(lengths)), lengths), lengths.cumsum(0)
         self.first, self.last = (ends - lengths)[self.trajectory], ends[self.trajectory] - 1
         self.byte_offset = obs_offsets[self.trajectory] + (torch.arange(len(self.first)) - self.first) * FRAME_BYTES
+        if data_device == "auto":
+            fits = device.startswith("cuda") and len(self.first) * FRAME_BYTES < torch.cuda.mem_get_info()[0] / 2
+            data_device = "gpu" if fits else "disk"
+        if data_device != "disk":
+            frames = torch.empty(len(self.first), FRAME_BYTES, dtype=torch.uint8, device=device if data_device == "gpu" else "cpu")
+            for rows in tqdm(torch.arange(len(frames)).split(1000), f"frames to {data_device}", disable=RANK > 0):
+                frames[rows[0] : rows[-1] + 1] = self.gather(rows)
+            self.frames = frames
 
     def read(self, path: Path, number: int, group: h5py.Group) -> dict:
         """All of a trajectory but its frames."""
@@ -236,15 +247,19 @@ class Dataset:
         """The frames from index - frame_stack + 1 (at the start: the first again) to index + extra: uint8 (B, T, 64, 64, 3)."""
         rows = index[:, None] + torch.arange(1 - frame_stack, 1 + extra)
         rows = torch.maximum(rows, self.first[index][:, None])
-        offsets = self.byte_offset[rows].flatten()
-        if len(self.frames) == 1:
-            frames = self.frames[0].index_select(0, offsets)
-        else:
-            file, frames = self.file[self.trajectory[rows]].flatten(), torch.empty(len(offsets), FRAME_BYTES, dtype=torch.uint8)
-            for number in file.unique().tolist():
-                frames[file == number] = self.frames[number].index_select(0, offsets[file == number])
-        frames = frames.view(*rows.shape, IMG_HW, IMG_HW, 3)
-        return frames.pin_memory().to(self.device, non_blocking=True) if self.device.startswith("cuda") else frames
+        return to_device(self.gather(rows.flatten()).view(*rows.shape, IMG_HW, IMG_HW, 3), self.device)
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """The frames of an index (n,), wherever they are: uint8 (n, FRAME_BYTES)."""
+        if self.frames is not None:
+            return self.frames.index_select(0, to_device(rows, self.frames.device))
+        offsets = self.byte_offset[rows]
+        if len(self.files) == 1:
+            return self.files[0].index_select(0, offsets)
+        file, frames = self.file[self.trajectory[rows]], torch.empty(len(rows), FRAME_BYTES, dtype=torch.uint8)
+        for number in file.unique().tolist():
+            frames[file == number] = self.files[number].index_select(0, offsets[file == number])
+        return frames
 
     def future(self, index: torch.Tensor, max_offset: int, generator: torch.Generator) -> torch.Tensor:
         """index + k with k uniform in 1..max_offset, or in as much of it as the trajectory has left: int64 (B,)."""
@@ -264,10 +279,14 @@ def own_mse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return ((prediction.float() - target.nan_to_num()).square() * own).sum() / own.sum().clamp(min=1)
 
 
+def to_device(x: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """To the GPU without waiting for it, through pinned memory; x itself if it is there or if there is none."""
+    return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" and not x.is_cuda else x
+
+
 def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 1], oldest frame first, stored channels-last."""
-    b, t, h, w, c = frames.shape
-    return frames.permute(0, 2, 3, 1, 4).reshape(b, h, w, t * c).permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
+    return torch.cat(frames.unbind(1), -1).permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
 
 
 # ---- Augmentation (Section 4; Almuzairee et al., 2024): every image gets one homography --------------------------------------
@@ -278,7 +297,7 @@ AUGMENTATIONS = torch.tensor([[0, 0], [1, 0], [2, 0], [3, 0], [1, 2], [2, 1], [2
 
 
 def random_homographies(number: int, generator: torch.Generator) -> torch.Tensor:
-    """From output to input pixels about the image's centre; identities are exactly that: float32 (number, 3, 3)."""
+    """From output to input pixels about the image's centre: float32 (number, 3, 3)."""
     uniform = lambda *shape: torch.rand(*shape, generator=generator) * 2 - 1
     warps = torch.eye(3).repeat(4, number, 1, 1)  # identity, shift, rotation, perspective
     warps[1, :, :2, 2] = (MAX_SHIFT * uniform(number, 2)).round()
@@ -299,19 +318,15 @@ def random_homographies(number: int, generator: torch.Generator) -> torch.Tensor
 
 def augment(images: torch.Tensor, homographies: torch.Tensor) -> torch.Tensor:
     """Warps images (B, C, 64, 64) with bilinear sampling and replicated edges; all frames of a stack move together."""
-    homographies, half = homographies.to(images.device), (IMG_HW - 1) / 2
+    half = (IMG_HW - 1) / 2
     axis = torch.arange(IMG_HW, device=images.device) - half
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    points = homographies @ torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # (B, 3, 64²)
+    points = to_device(homographies, images.device) @ torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # (B, 3, 64²)
     grid = (points[:, :2] / points[:, 2:] / half).unflatten(2, (IMG_HW, IMG_HW)).permute(0, 2, 3, 1)
-    warped = F.grid_sample(images, grid.to(images.dtype), "bilinear", "border", align_corners=True)
-    identity = (homographies == torch.eye(3, device=images.device)).all(-1).all(-1)
-    return torch.where(identity[:, None, None, None], images, warped)
+    return F.grid_sample(images.float(), grid, "bilinear", "border", align_corners=True).to(images.dtype)
 
 
 # ---- Networks (Appendix D, Figure 4) -----------------------------------------------------------------------------------------
-
-
 class ResidualBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
@@ -378,22 +393,11 @@ class LAM(nn.Module):
         self.action_head = nn.Linear(args.latent_action_dim, action_dim)
         self.apply(init_weights)
 
-    def embed(self, obs):  # (B, 9, 64, 64) → e (B, E)
-        return self.encoder(obs).flatten(1)
-
     def infer(self, obs_embedding, future_embedding):  # e_t, e_{t+k} (B, E) → z (B, Z)
         return self.idm(obs_embedding[:, :0], torch.cat([obs_embedding, future_embedding], -1))
 
-    def predict(self, obs_embedding, latent_action):  # e_t (B, E), z (B, Z) → the next embedding (B, E)
-        return self.fdm(obs_embedding.detach(), latent_action)  # detached: the encoder learns only through the IDM
-
     def forward(self, obs, future_obs):  # latent actions for relabelling: (B, Z)
-        return self.infer(*self.embed(torch.cat([obs, future_obs])).chunk(2))
-
-    def prediction_errors(self, obs, next_obs):  # (1, 2): the FDM's MSE with each transition's own z, and with another's
-        obs_embedding, next_embedding = self.embed(obs), self.embed(next_obs)
-        z = self.infer(obs_embedding, next_embedding)
-        return torch.stack([F.mse_loss(self.predict(obs_embedding, x), next_embedding) for x in (z, z.roll(1, 0))])[None]
+        return self.infer(*self.encoder(torch.cat([obs, future_obs])).flatten(1).chunk(2))
 
 
 class Actor(nn.Module):
@@ -419,30 +423,31 @@ class ActionDecoder(nn.Sequential):
 
 
 # ---- Runs: records, checkpoints, schedule ------------------------------------------------------------------------------------
-
-
 class Run:
-    """The run's folder: arguments, script, metrics.jsonl, weights of finished stages, and the checkpoint.
-
-    Batches, offsets and augmentation depend only on seed and step, so a checkpoint needs no random state to continue a run where
-    an unbroken one would be."""
+    """The run's folder: arguments, script, metrics.jsonl, weights of finished stages, and the checkpoint. Of several ranks, the
+    first writes. Batches, offsets and augmentation depend only on seed and step, so a checkpoint needs no random state to continue
+    a run where an unbroken one would be."""
 
     def __init__(self, args: Args, task: str):
-        name = f"{task}__{Path(__file__).stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-        self.args, self.folder, self.wandb = args, args.resume or args.runs / name, None
+        name = [f"{task}__{Path(__file__).stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"]
+        if WORLD_SIZE > 1:
+            dist.broadcast_object_list(name)
+        self.args, self.folder, self.wandb = args, args.resume or args.runs / name[0], None
+        self.saved = {"stage": None, "finished": [], "budgets": {}, "metrics_size": 0}
+        if args.resume and (self.folder / "checkpoint.pt").exists():
+            self.saved = torch.load(self.folder / "checkpoint.pt", map_location=args.device, weights_only=True)
+        if RANK > 0:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.metrics = open(self.folder / "metrics.jsonl", "ab")  # noqa: SIM115 open as long as the process
         try:
             fcntl.flock(self.metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SystemExit(f"error: another process works in {self.folder}")
-        self.saved = {"stage": None, "finished": [], "budgets": {}, "metrics_size": 0}
-        if (self.folder / "checkpoint.pt").exists():
-            self.saved = torch.load(self.folder / "checkpoint.pt", map_location=args.device, weights_only=True)
-        elif not args.resume:
+        if not args.resume:
             text = json.dumps({"argv": sys.argv[1:], **dataclasses.asdict(args)}, default=str, indent=2)
             write_whole(self.folder / "args.json", lambda file: file.write(text.encode()))
-            shutil.copy(__file__, self.folder)
+            write_whole(self.folder / Path(__file__).name, lambda file: file.write(Path(__file__).read_bytes()))
         self.metrics.seek(self.metrics.truncate(self.saved["metrics_size"]))  # what was logged after the checkpoint comes again
         if args.track:
             import wandb  # not above: it takes a second
@@ -450,49 +455,57 @@ class Run:
             self.wandb = wandb.init(project="latent-actions", id=self.folder.name, resume="allow", config=dataclasses.asdict(args))
 
     def log(self, record: dict):
-        self.metrics.write(json.dumps(record).encode() + b"\n")
-        self.metrics.flush()
+        if RANK == 0:
+            self.metrics.write(json.dumps(record).encode() + b"\n")
+            self.metrics.flush()
         if self.wandb:
             self.wandb.log(record)
 
-    def updates(self, stage: str, total: int, batch_size: int, **parts) -> Iterator[tuple[int, dict]]:
-        """Yields each step of a stage, from its checkpoint if it has one, with a dictionary for what the loop wants logged.
-
-        The values are tensors, read every log_interval steps: nothing else waits for the GPU. parts: whatever the stage trains.
-        """
+    def updates(self, stage: str, total: int, cfg, warmup: float, **parts) -> Iterator[tuple[int, dict]]:
+        """Yields each step of a stage, from its checkpoint if it has one, with a dictionary for what the loop wants logged, tensors
+        read every log_interval steps; nothing else waits for the GPU. parts: what is trained, and optim, whose rate this sets."""
         first = self.saved["step"] if self.saved["stage"] == stage else 0
         for name in parts if first else ():
             parts[name].load_state_dict(self.saved["parts"].pop(name))
         kind, values, stop = stage.split("_")[0], {}, []
         saved_at, logged_at, logged_step = time.time(), time.time(), first
         handlers = {number: signal.signal(number, lambda *_: stop.append(True)) for number in (signal.SIGTERM, signal.SIGINT)}
-        bar = tqdm(total=total, initial=first, desc=stage, unit="update")
+        bar = tqdm(total=total, initial=first, desc=stage, unit="update", disable=RANK > 0)
         for step in range(first, total):
+            lr = learning_rate(cfg.learning_rate, step, warmup, total, self.args.lr_schedule)
+            parts["optim"].param_groups[0]["lr"] = values["learning_rate"] = lr
             yield step, values
             bar.update()
             log_due = (step + 1) % self.args.log_interval == 0 or step + 1 == total
-            save_due = stop or time.time() - saved_at > 60 * self.args.checkpoint_minutes
-            if log_due or save_due:
-                numbers = {f"{kind}/{name}": torch.as_tensor(value).item() for name, value in values.items()}  # waits for the GPU
-                if not math.isfinite(numbers[f"{kind}/loss"]):
-                    raise SystemExit(f"error: {stage}: the loss is not finite at step {step + 1}; the last checkpoint stands")
+            save_due = bool(stop) or time.time() - saved_at > 60 * self.args.checkpoint_minutes
+            if not log_due and (WORLD_SIZE > 1 or not save_due):
+                continue
+            numbers = [save_due, bool(stop), *values.values()]
+            numbers = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=self.args.device) for x in numbers])
+            if WORLD_SIZE > 1:
+                dist.all_reduce(numbers)
+            save_due, stop_due, *numbers = (numbers / WORLD_SIZE).tolist()  # waits for the GPU
+            numbers = {f"{kind}/{name}": number for name, number in zip(values, numbers)}
+            if not math.isfinite(numbers[f"{kind}/loss"]):
+                raise SystemExit(f"error: {stage}: the loss is not finite at step {step + 1}; the last checkpoint stands")
             if log_due:
-                speed = (step + 1 - logged_step) * batch_size / (time.time() - logged_at)
+                speed = (step + 1 - logged_step) * cfg.batch_size / (time.time() - logged_at)
                 logged_at, logged_step = time.time(), step + 1
                 self.log({"stage": stage, "step": step + 1, **numbers, f"{kind}/transitions_per_second": round(speed, 1)})
                 bar.set_postfix(loss=f"{numbers[f'{kind}/loss']:.4f}", transitions_per_s=f"{speed:.0f}")
             if save_due:
                 self.save_checkpoint(stage=stage, step=step + 1, parts={name: part.state_dict() for name, part in parts.items()})
                 saved_at = time.time()
-            if stop:
+            if stop_due:
                 raise SystemExit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
         bar.close()
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
     def save_checkpoint(self, **state):
-        state |= {"finished": self.saved["finished"], "budgets": self.saved["budgets"], "metrics_size": self.metrics.tell()}
-        write_whole(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
+        if RANK == 0:
+            state |= {"finished": self.saved["finished"], "budgets": self.saved["budgets"], "metrics_size": self.metrics.tell()}
+            write_whole(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
 
     def weights(self, folder: Path, name: str, stage: str) -> Path:
         return folder / ("_".join([name, *stage.split("_")[1:]]) + ".pt")  # <name>.pt, or <name>_<budget>.pt
@@ -511,7 +524,7 @@ class Run:
             path = folder if folder.suffix == ".pt" else self.weights(folder, name, stage)
             try:
                 module.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
-            except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+            except Exception as error:  # torch has many
                 raise SystemExit(f"error: {path} holds no weights for this network: {str(error).splitlines()[0]}")
         if folder and folder != self.folder:
             self.finish(stage, **modules)
@@ -519,25 +532,24 @@ class Run:
 
 
 def write_whole(path: Path, write: Callable):
-    """Writes a file whole or not at all; write gets the open file."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        write(file)
-    partial.replace(path)
+    """Writes a file whole or not at all; write gets the open file. Of several ranks, the first writes."""
+    if RANK == 0:
+        partial = path.with_name(path.name + ".partial")
+        with open(partial, "wb") as file:
+            write(file)
+        partial.replace(path)
 
 
-@functools.lru_cache(1)
-def epoch_order(number: int, seed: int, epoch: int) -> torch.Tensor:
-    return torch.randperm(number, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+epoch_order = functools.lru_cache(1)(lambda number, seed: torch.randperm(number, generator=torch.Generator().manual_seed(seed)))
 
 
 def batch_at(index: torch.Tensor, batch_size: int, seed: int, step: int) -> torch.Tensor:
     """The batch of a step: each epoch passes over a fresh permutation of the index and drops what does not fill a batch."""
     epoch, position = divmod(step, len(index) // batch_size)
-    return index[epoch_order(len(index), seed, epoch)[position * batch_size : (position + 1) * batch_size]]
+    return index[epoch_order(len(index), seed * 1_000_003 + epoch)[position * batch_size : (position + 1) * batch_size]]
 
 
-def learning_rate(peak: float, step: int, warmup: int, total: int, schedule: str) -> float:
+def learning_rate(peak: float, step: int, warmup: float, total: int, schedule: str) -> float:
     """Linear from zero over the warm-up, then cosine or linear to zero at the end (Appendix D)."""
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -545,67 +557,72 @@ def learning_rate(peak: float, step: int, warmup: int, total: int, schedule: str
     return peak * (0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress)
 
 
+def parallel(losses: Callable, args: Args, *trained: nn.Module) -> Callable:
+    """The losses compiled, if asked for; with several ranks, the gradients of what they train are averaged over all."""
+    losses = torch.compile(losses) if args.compile else losses
+    if WORLD_SIZE == 1:
+        return losses
+    module = nn.Module()
+    module.trained, module.forward = nn.ModuleList(trained), losses
+    return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
 # ---- Stages: latent action model, latent behaviour cloning, action decoder ---------------------------------------------------
-
-
-def train_lam(args: Args, data: Dataset, labeled: tuple[Dataset, torch.Tensor], stage: str, run: Run) -> LAM:
-    """Stage 1: trains a LAM on all transitions of the data and on the labelled transitions (dataset, index)."""
+def train_lam(args: Args, data: Dataset, labeled_data: Dataset, labeled_index: torch.Tensor, stage: str, run: Run) -> LAM:
+    """Stage 1: trains a LAM on all transitions of the data and on the labelled transitions (labeled_data, labeled_index)."""
     cfg, dtype, offset = args.lam, args.dtype, args.lam.future_obs_offset
     torch.manual_seed(args.seed)
-    labeled_data, labeled_index = labeled
     lam = LAM(cfg, args.frame_stack, labeled_data.actions.shape[1]).to(args.device, memory_format=torch.channels_last)
     if run.load_finished(stage, cfg.checkpoint, lam=lam):
         return lam
     target = copy.deepcopy(lam.encoder).requires_grad_(False)
-    probes = nn.ModuleDict({  # linear in detached features: probes send no gradient to the LAM
-        "action_probe": nn.Linear(cfg.latent_action_dim, data.actions.shape[1]),
-        "obs_action_probe": nn.Linear(lam.encoder.flat_dim, data.actions.shape[1]),
-        "state_probe": nn.Linear(lam.encoder.flat_dim, data.states.shape[1]),
-    }).to(args.device)  # fmt: skip
+    (z_dim, e_dim), (a_dim, s_dim) = (cfg.latent_action_dim, lam.encoder.flat_dim), (data.actions.shape[1], data.states.shape[1])
+    sizes = {"action_probe": (z_dim, a_dim), "obs_action_probe": (e_dim, a_dim), "state_probe": (e_dim, s_dim)}
+    probes = nn.ModuleDict({name: nn.Linear(*size) for name, size in sizes.items()}).to(args.device)  # read detached features
     coef = cfg.labeled_loss_coef if cfg.labeled_loss_coef is not None else 0.001 if labeled_data.task == "cheetah-run" else 0.01
-    num_labeled = cfg.labeled_batch_size
     optim = torch.optim.Adam([*lam.parameters(), *probes.parameters()], lr=cfg.learning_rate, fused=True)
 
-    def losses(obs, next_obs, future_obs, labels, actions, states):
-        """obs, future_obs: (B + L, 9, 64, 64), the last L of them labelled; next_obs: (B, …); labels: (L, A)."""
+    def losses(obs, next_obs, future_obs, labeled_obs, labeled_future_obs, actions, states, labels):
         with args.autocast():
             with torch.no_grad():
                 target_embedding = (target if cfg.target == "ema" else lam.encoder)(next_obs).flatten(1)
-            obs_embedding, future_embedding = lam.embed(torch.cat([obs, future_obs])).chunk(2)
-            latent_action = lam.infer(obs_embedding, future_embedding)
-            predicted_embedding = lam.predict(obs_embedding[:-num_labeled], latent_action[:-num_labeled])
+            embeddings = lam.encoder(torch.cat([obs, labeled_obs, future_obs, labeled_future_obs])).flatten(1).chunk(2)
+            (latent_action, labeled_action), obs_embedding = (
+                lam.infer(*embeddings).tensor_split([len(obs)]),
+                embeddings[0][: len(obs)],
+            )
+            predicted_embedding = lam.fdm(obs_embedding.detach(), latent_action)  # so the encoder learns only through the IDM
             consistency = F.mse_loss(predicted_embedding.float(), target_embedding.float())
-            supervision = F.mse_loss(lam.action_head(latent_action[-num_labeled:]).float(), labels)
+            supervision = F.mse_loss(lam.action_head(labeled_action).float(), labels)
 
-            z, e = latent_action[:-num_labeled].detach(), obs_embedding[:-num_labeled].detach()
+            z, e = latent_action.detach(), obs_embedding.detach()
             targets = {"action_probe": (z, actions), "obs_action_probe": (e, actions), "state_probe": (e, states)}
             probe_losses = {f"{name}_mse": own_mse(probes[name](x), y) for name, (x, y) in targets.items()}
         return consistency + coef * supervision, {"consistency_loss": consistency, "labeled_mse": supervision}, probe_losses
 
-    losses = torch.compile(losses) if args.compile else losses
+    losses = parallel(losses, args, lam, probes)
     index = data.transitions()
     total, warmup = (epochs * (len(index) // cfg.batch_size) for epochs in (cfg.num_epochs, cfg.warmup_epochs))
-    for step, values in run.updates(stage, total, cfg.batch_size, lam=lam, target=target, probes=probes, optim=optim):
+    for step, values in run.updates(stage, total, cfg, warmup, lam=lam, target=target, probes=probes, optim=optim):
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         batch = batch_at(index, cfg.batch_size, args.seed, step)
-        labeled_batch = labeled_index[torch.randint(len(labeled_index), (num_labeled,), generator=generator)]
-        stack = data.observations(batch, args.frame_stack, extra=1)
-        future = data.observations(data.future(batch, offset, generator), args.frame_stack)
-        labeled_obs = labeled_data.observations(labeled_batch, args.frame_stack)
-        labeled_future = labeled_data.observations(labeled_data.future(labeled_batch, offset, generator), args.frame_stack)
-        images = torch.cat([stack[:, OBS], labeled_obs]), stack[:, NEXT_OBS], torch.cat([future, labeled_future])
-        images = [to_input(x, torch.float32 if cfg.use_aug else dtype) for x in images]
+        labeled_batch = labeled_index[torch.randint(len(labeled_index), (cfg.labeled_batch_size,), generator=generator)]
+        future, batch = share(data.future(batch, offset, generator)), share(batch)
+        labeled_future, labeled_batch = share(labeled_data.future(labeled_batch, offset, generator)), share(labeled_batch)
+        stack, future_obs = data.observations(batch, args.frame_stack, extra=1), data.observations(future, args.frame_stack)
+        labeled_obs, labeled_future_obs = (labeled_data.observations(x, args.frame_stack) for x in (labeled_batch, labeled_future))
+        images = [to_input(x, dtype) for x in (stack[:, OBS], stack[:, NEXT_OBS], future_obs, labeled_obs, labeled_future_obs)]
         if cfg.use_aug:  # each of obs, next_obs and future_obs on its own
-            images = [augment(image, random_homographies(len(image), generator)).to(dtype) for image in images]
+            images = [augment(image, share(random_homographies(len(image) * WORLD_SIZE, generator))) for image in images]
+        targets = data.actions[batch], data.states[batch], labeled_data.actions[labeled_batch]
 
-        optim.param_groups[0]["lr"] = lr = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
-        loss, terms, probe_losses = losses(*images, labeled_data.actions[labeled_batch], data.actions[batch], data.states[batch])
+        loss, terms, probe_losses = losses(*images, *(to_device(x, args.device) for x in targets))
         optim.zero_grad(set_to_none=True)
         (loss + sum(probe_losses.values())).backward()
         optim.step()
         if (step + 1) % cfg.target_update_every == 0:
             torch._foreach_lerp_(list(target.parameters()), [x.detach() for x in lam.encoder.parameters()], cfg.target_tau)
-        values |= {name: x.detach() for name, x in {"loss": loss, **terms, **probe_losses}.items()} | {"learning_rate": lr}
+        values |= {name: x.detach() for name, x in {"loss": loss, **terms, **probe_losses}.items()}
     run.finish(stage, lam=lam)
     return lam
 
@@ -629,19 +646,18 @@ def train_actor(args: Args, data: Dataset, lam: LAM, stage: str, run: Run) -> Ac
             oracle_loss = own_mse(oracle(prediction.detach()), actions)
         return F.mse_loss(prediction.float(), latent_action.float()), oracle_loss
 
-    losses = torch.compile(losses) if args.compile else losses
+    losses = parallel(losses, args, actor, oracle)
     index = data.transitions()
     total, warmup = (epochs * (len(index) // cfg.batch_size) for epochs in (cfg.num_epochs, cfg.warmup_epochs))
-    for step, values in run.updates(stage, total, cfg.batch_size, actor=actor, oracle=oracle, optim=optim):
-        batch = batch_at(index, cfg.batch_size, args.seed, step)
-        stack = data.observations(batch, args.frame_stack, extra=1)
+    for step, values in run.updates(stage, total, cfg, warmup, actor=actor, oracle=oracle, optim=optim):
+        batch = share(batch_at(index, cfg.batch_size, args.seed, step))
+        stack, actions = data.observations(batch, args.frame_stack, extra=1), to_device(data.actions[batch], args.device)
 
-        optim.param_groups[0]["lr"] = lr = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
-        loss, oracle_loss = losses(to_input(stack[:, OBS], dtype), to_input(stack[:, NEXT_OBS], dtype), data.actions[batch])
+        loss, oracle_loss = losses(to_input(stack[:, OBS], dtype), to_input(stack[:, NEXT_OBS], dtype), actions)
         optim.zero_grad(set_to_none=True)
         (loss + oracle_loss).backward()
         optim.step()
-        values.update(loss=loss.detach(), oracle_action_mse=oracle_loss.detach(), learning_rate=lr)
+        values.update(loss=loss.detach(), oracle_action_mse=oracle_loss.detach())
     run.finish(stage, actor=actor)
     return actor
 
@@ -654,17 +670,17 @@ def train_decoder(args: Args, data: Dataset, index: torch.Tensor, actor: Actor, 
     if run.load_finished(stage, decoder=decoder):
         return decoder
     optim = torch.optim.Adam(decoder.parameters(), lr=cfg.learning_rate, fused=True)
-    latents, actions = infer_all(args, actor, data, index, OBS), data.actions[index]
-    for step, values in run.updates(stage, cfg.num_updates, cfg.batch_size, decoder=decoder, optim=optim):
+    latents, actions = infer_all(args, actor, data, index, OBS), data.actions[index].to(args.device)
+    losses = parallel(lambda latents, actions: F.mse_loss(decoder(latents), actions), args, decoder)
+    for step, values in run.updates(stage, cfg.num_updates, cfg, 0, decoder=decoder, optim=optim):
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-        rows = torch.randint(len(index), (cfg.batch_size,), generator=generator).to(args.device)
+        rows = to_device(share(torch.randint(len(index), (cfg.batch_size,), generator=generator)), args.device)
 
-        optim.param_groups[0]["lr"] = lr = learning_rate(cfg.learning_rate, step, 0, cfg.num_updates, args.lr_schedule)
-        loss = F.mse_loss(decoder(latents[rows]), actions[rows])
+        loss = losses(latents[rows], actions[rows])
         optim.zero_grad(set_to_none=True)
         loss.backward()
         optim.step()
-        values.update(loss=loss.detach(), learning_rate=lr)
+        values.update(loss=loss.detach())
     run.finish(stage, decoder=decoder)
     return decoder
 
@@ -682,7 +698,7 @@ def infer_all(args: Args, network: nn.Module, data: Dataset, index: torch.Tensor
 def measure(args: Args, weights: Path) -> dict:
     """What stage 1 has learned, on held-out data: benchmark/measure.py, a process of its own, says what it measures."""
     program, results = Path(__file__).parent / "benchmark" / "measure.py", weights.with_suffix(".json")
-    if not results.exists():  # a resumed run may have them
+    if RANK == 0 and not results.exists():  # a resumed run may have them
         torch.cuda.empty_cache()
         subprocess.run([sys.executable, program, weights, "--device", args.device, *["--reconstruct"] * args.reconstruct])
     return json.loads(results.read_text()) if results.exists() else {}
@@ -702,25 +718,26 @@ SMALL_SKY = f"""<mujoco> <asset>
     <texture name="skybox" type="skybox" builtin="flat" width="{SKY_HW}" height="{SKY_HW}"/> </asset> </mujoco>""".encode()
 
 
-def load_task(task: str, own_sky: bool = True) -> gym.Env:
-    """A dm_control task through Shimmy, cheap to render; observations are dm_control's dictionaries of float64."""
+def load_task(task: str) -> gym.Env:
+    """A dm_control task through Shimmy; unlike MuJoCo's default no buffer beyond our pictures, a shadow map of 256², not 2048²."""
     import absl.logging  # these imports stand here because dm_control binds to the OpenGL of MUJOCO_GL when it is first imported
     import shimmy
     from dm_control import suite
 
     absl.logging.set_verbosity("error")  # deprecations in dm_control's own XML
-    cheap = {"./common/visual.xml": CHEAP_VISUAL} | ({} if own_sky else {"./common/skybox.xml": SMALL_SKY})
-    with unittest.mock.patch.dict(suite.common.ASSETS, cheap):
-        return shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
+    env = shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
+    visual = env.unwrapped.physics.model.vis
+    visual.global_.offwidth = visual.global_.offheight = IMG_HW
+    visual.quality.shadowsize, visual.quality.numslices, visual.quality.numstacks = 256, 12, 8
+    return env
 
 
 class DistractingControl(gym.Wrapper):
     """Pixels, uint8 (64, 64, 3), before colours, a camera and a background video that drift independently of the physics.
 
-    info["state"]: proprioceptive state, float32 (S,); info["physics"]: MuJoCo's state behind the picture, float64 (P,). One seed
-    gives the same physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none. videos: uint8
-    (frames, 160, 160, 3), none for the task's own sky. A camera position is (radius in metres, elevation above the horizon and
-    azimuth in radians) about the agent's centre of mass. The constants are those of Stone et al., 2021.
+    info: dm_control's states, a dictionary. One seed gives the same physics, colours, camera and background. color_scale,
+    camera_scale: s of DIFFICULTIES, 0 for none. videos: uint8 (frames, 160, 160, 3), none for the task's own sky. A camera position
+    is (radius in metres, elevation above the horizon and azimuth in radians) about the agent's centre of mass.
     """
 
     def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
@@ -730,19 +747,18 @@ class DistractingControl(gym.Wrapper):
         self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
         self.color_scale, self.camera_scale, self.videos = color_scale, camera_scale, videos
         self.physics, self.model, self.data = env.unwrapped.physics, env.unwrapped.physics.model, env.unwrapped.physics.data
-        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # kept: a new one for each picture costs a third more
         self.own_colors = self.model.mat_rgba[:, :3].copy()
         if videos:
-            self.sky = self.model.name2id("skybox", "texture")
-            start = self.model.tex_adr[self.sky]
-            self.sky_faces = self.model.tex_data[start : start + 6 * SKY_HW * SKY_HW * 3].reshape(6, SKY_HW, SKY_HW, 3)  # a view
+            self.sky, hw = self.model.name2id("skybox", "texture"), videos[0].shape[1]
+            start, self.model.tex_width[self.sky], self.model.tex_height[self.sky] = self.model.tex_adr[self.sky], hw, 6 * hw
+            self.sky_faces = self.model.tex_data[start : start + 6 * hw * hw * 3].reshape(6, hw, hw, 3)  # a view
             humanoid = self.model.name == "humanoid"  # whose ground would hide most of the background
             self.physics.named.model.mat_rgba["grid", "a"] = 0.3 if humanoid else 1.0
+        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # kept: a new one for each picture costs a third more
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         states, _ = self.env.reset(seed=seed, options=options)
         self.color_rng, self.camera_rng, self.background_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
-
         self.color_low, self.color_high = (np.clip(self.own_colors + s, 0, 1) for s in (-self.color_scale, self.color_scale))
         self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
 
@@ -760,11 +776,10 @@ class DistractingControl(gym.Wrapper):
             self.video = self.videos[self.background_rng.integers(len(self.videos))]
             self.video_period = max(2 * len(self.video) - 2, 1)
             self.video_time = int(self.background_rng.integers(self.video_period))
-        return self.render(), self.make_info(states)
+        return self.render(), states
 
     def step(self, action: np.ndarray):
         states, reward, terminated, truncated, _ = self.env.step(action)
-
         colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
         self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
 
@@ -776,13 +791,8 @@ class DistractingControl(gym.Wrapper):
         roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
         self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
         self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
-
         self.video_time = (self.video_time + 1) % self.video_period if self.videos else None
-        return self.render(), reward, terminated, truncated, self.make_info(states)
-
-    def make_info(self, states: dict) -> dict:
-        state = gym.spaces.flatten(self.env.observation_space, states)  # the order that the experts are trained with
-        return {"state": state.astype(np.float32), "physics": self.physics.get_state()}
+        return self.render(), reward, terminated, truncated, states
 
     def render(self) -> np.ndarray:
         """The picture of the current state, uint8 (64, 64, 3), from camera 0 as the distractors have moved it."""
@@ -825,16 +835,17 @@ def to_cartesian(position: np.ndarray) -> np.ndarray:
 
 def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
     """Background videos, uint8 (frames, 160, 160, 3), memory-mapped: all of "val", as many of "train" as the difficulty says."""
-    number = DIFFICULTIES[difficulty][1]
-    files = sorted((backgrounds / split).glob("*.npy"))
+    number, files = DIFFICULTIES[difficulty][1], sorted((backgrounds / split).glob("*.npy"))
     if number != 0 and not files:
-        raise SystemExit(f"error: no background videos (*.npy) in {backgrounds / split}; collect_data.py makes them")
+        raise SystemExit(
+            f"error: no videos (*.npy) in {backgrounds / split}; collect_data.py makes some, --eval.backgrounds says where"
+        )
     return [np.load(file, mmap_mode="r") for file in files[: number if split == "train" or number == 0 else None]]
 
 
 def make_env(task: str, difficulty: str, backgrounds: Path, split: str) -> DistractingControl:
     scale, videos = DIFFICULTIES[difficulty][0], load_videos(backgrounds, split, difficulty)
-    return DistractingControl(load_task(task, own_sky=not videos), scale, scale, videos)
+    return DistractingControl(load_task(task), scale, scale, videos)
 
 
 def pick_rendering_backend():
@@ -868,35 +879,47 @@ def play_episodes(pipe, task: str, difficulty: str, backgrounds: Path, frame_sta
 
 def evaluate(args: Args, data: Dataset, actor: Actor, decoder: nn.Module, film: Path) -> dict:
     """Greedy episodes in the data's task, with seen and with unseen videos, all in one batch: returns, and a film of the first."""
-    number, pipes, frames = args.eval.num_episodes, [], []
-    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(number).tolist()  # not those of the data
+    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes)  # not those of the data
+    seeds, pipes, frames = np.array_split(seeds, WORLD_SIZE)[RANK].tolist(), [], []
     episodes = [(split, seed) for split in ("train", "val") for seed in seeds]
-    parts = np.array_split(np.arange(len(episodes)), min(args.eval.num_workers, len(episodes)))
-    for part in parts:
-        pipe, worker_pipe = multiprocessing.get_context("spawn").Pipe()
+    parts, context = np.array_split(np.arange(len(episodes)), args.eval.num_workers), multiprocessing.get_context("spawn")
+    for part in filter(len, parts):
+        pipe, worker_pipe = context.Pipe()
         settings = data.task, data.difficulty, args.eval.backgrounds, args.frame_stack, [episodes[i] for i in part]
-        multiprocessing.get_context("spawn").Process(target=play_episodes, args=(worker_pipe, *settings), daemon=True).start()
+        context.Process(target=play_episodes, args=(worker_pipe, *settings), daemon=True).start()
         worker_pipe.close()
         pipes.append(pipe)
     returns = np.zeros(len(episodes))
     try:
-        for step in tqdm(range(EPISODE_LENGTH + 1), desc="evaluation, seen and unseen videos", unit="step"):
+        for step in tqdm(range(EPISODE_LENGTH + 1), "evaluation, seen and unseen videos", unit="step", disable=RANK > 0):
             observations, rewards = map(np.concatenate, zip(*(pipe.recv() for pipe in pipes)))
             returns += rewards
             if step % 4 == 0 and step < 400:  # above with seen, below with unseen videos
-                rows = observations[:number][:4, -1], observations[number:][:4, -1]
-                frames.append(np.concatenate([np.concatenate(row, axis=1) for row in rows]))
+                frames.append(np.concatenate([np.concatenate(row[:4, -1], axis=1) for row in np.split(observations, 2)]))
             with torch.no_grad(), args.autocast():
                 actions = decoder(actor(to_input(torch.from_numpy(observations).to(args.device), args.dtype)))
             for pipe, part in zip(pipes, parts if step < EPISODE_LENGTH else ()):
                 pipe.send(actions[part].float().clamp(-1, 1).cpu().numpy())
     except (EOFError, ConnectionError):
         raise SystemExit("error: an evaluation worker died; its message is above")
-    imageio.imwrite(film, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
-    parts = zip(("seen_videos", "unseen_videos"), returns.reshape(2, -1))
-    return {
-        name: {"return_mean": float(part.mean()), "return_std": float(part.std()), "returns": part.tolist()} for name, part in parts
-    }
+    if RANK == 0:
+        imageio.imwrite(film, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
+    returns = [returns.reshape(2, -1)] * WORLD_SIZE
+    if WORLD_SIZE > 1:
+        dist.all_gather_object(returns, returns[RANK])
+    parts = zip(("seen_videos", "unseen_videos"), np.concatenate(returns, 1))
+    return {name: dict(return_mean=float(x.mean()), return_std=float(x.std()), returns=x.tolist()) for name, x in parts}
+
+
+def start_process(device: str):
+    """Has glibc keep freed memory: to map it anew at each step costs a CPU a quarter of its time. Connects torchrun's ranks."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        _ = mallopt(-4, 0), mallopt(-1, 2**31 - 1)  # M_MMAP_MAX: large blocks come from the heap; M_TRIM_THRESHOLD: its end stays
+    if WORLD_SIZE > 1:
+        if torch.device(device).type == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group(timeout=datetime.timedelta(hours=2))  # the others wait while the first measures
+        sys.stdout = sys.stdout if RANK == 0 else open(os.devnull, "w")  # noqa: SIM115 open as long as the process
 
 
 def parse_args(argv: list[str]) -> Args:
@@ -907,51 +930,39 @@ def parse_args(argv: list[str]) -> Args:
     if not args.resume:
         return args
     if len(argv) > 3 or not all((args.resume / name).exists() for name in ("args.json", Path(__file__).name)):
-        raise SystemExit(
-            f"error: --resume {args.resume}: takes no other arguments, and the folder of a run of {Path(__file__).name}"
-        )
+        raise SystemExit(f"error: --resume {args.resume}: takes the folder of a run of {Path(__file__).name} and nothing else")
     return dataclasses.replace(parse_args(json.loads((args.resume / "args.json").read_text())["argv"]), resume=args.resume)
 
 
 def load_data(args: Args) -> tuple[Dataset, Dataset, Dataset]:
     """Data, labelled data and evaluation data. Refuses what would fail only after hours; finds the background videos."""
-    data = Dataset(args.data, args.device, args.trajectories_per_file)
+    data = Dataset(args.data, args.device, args.trajectories_per_file, args.data_device)
     labeled_data = Dataset(args.labeled_data, args.device) if args.labeled_data else data
     beside = [str(path.with_name("val".join(path.name.rsplit("train", 1)))) for path in labeled_data.paths]
     eval_data, *_ = (Dataset(paths, args.device) for paths in (args.eval_data or beside, *((path,) for path in args.twin_data)))
     source, budgets, evaluated = labeled_data.paths[0], args.num_labeled_trajectories or (0,), labeled_data.task in BC_RETURNS
     sizes = args.lam.batch_size, args.bc.batch_size, args.lam.future_obs_offset, args.log_interval, args.trajectories_per_file or 1
-    if min(*budgets, *sizes, args.eval.num_episodes, args.eval.num_workers) < 1 or args.seed < 0:
+    if min(*budgets, *sizes, args.eval.num_episodes // WORLD_SIZE, args.eval.num_workers) < 1 or args.seed < 0:
         raise SystemExit("error: label budgets, sizes and numbers of episodes, workers and trajectories start at 1, --seed at 0")
+    if math.gcd(*sizes[:2], args.decoder.batch_size) % WORLD_SIZE:
+        raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
     if evaluated and max(budgets) > (n := labeled_data.num_trajectories):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: {source} has {n} trajectories")
     if len(data.transitions()) < max(sizes[:2]) or min(data.num_trajectories, labeled_data.num_trajectories) < 2:
-        raise SystemExit(
-            f"error: {data.paths[0]} does not fill a batch of {max(sizes[:2])} or has a single trajectory: collect more"
-        )
+        raise SystemExit(f"error: {data.paths[0]} does not fill a batch of {max(sizes[:2])} or has one trajectory: collect more")
     if eval_data.task != labeled_data.task or set(eval_data.paths) & {*data.paths, *labeled_data.paths}:
         raise SystemExit(f"error: no evaluation file of {labeled_data.task} beside {source}; give --eval-data")
     for checkpoint in filter(None, (args.lam.checkpoint, args.bc.checkpoint)):
         checkpoint.stat()  # or an error that names it
     if evaluated:  # plain videos are not
-        if args.eval.backgrounds is None and "backgrounds" not in labeled_data.attributes:
-            raise SystemExit(f"error: {source} does not name its videos; give --eval.backgrounds FOLDER")
-        args.eval.backgrounds = args.eval.backgrounds or source.parent / labeled_data.attributes["backgrounds"]
+        args.eval.backgrounds = args.eval.backgrounds or source.parent / labeled_data.attributes.get("backgrounds", "backgrounds")
         for split in ("train", "val"):
             load_videos(args.eval.backgrounds, split, labeled_data.difficulty)
     return data, labeled_data, eval_data
 
 
-def print_results(results: dict, folder: Path):
-    print("\n{task}, {difficulty}: expert {dataset_return}, random {random_return}, score 1 {reference_return}".format(**results))
-    for number, budget in results["budgets"].items():
-        for videos in ("seen_videos", "unseen_videos"):
-            line = "{return_mean:8.1f} ± {return_std:.1f}, score {normalized_score:.3f}".format(**budget[videos])
-            print(f"{number:>4} labelled trajectories, {videos:13}: {line}")
-    print(f"{folder}/results.json")
-
-
 def main(args: Args):
+    start_process(args.device)
     data, labeled_data, _ = load_data(args)  # before the training, not after it
     if labeled_data.task not in BC_RETURNS or labeled_data.actions.isnan().any():
         raise SystemExit(f"error: {labeled_data.paths[0]} holds no actions of one of the four tasks; give --labeled-data")
@@ -967,7 +978,7 @@ def main(args: Args):
         if str(number) in results["budgets"]:  # a resumed run has finished it
             continue
         index = labeled_data.transitions(labeled_data.shuffle[:number])
-        lam = train_lam(args, data, (labeled_data, index), f"lam_{number}", run)
+        lam = train_lam(args, data, labeled_data, index, f"lam_{number}", run)
         latent_actions = {"latent_actions": measure(args, run.folder / f"lam_{number}.pt")}
         actor = train_actor(args, data, lam, f"bc_{number}", run)
         decoder = train_decoder(args, labeled_data, index, actor, f"decoder_{number}", run)
@@ -978,7 +989,8 @@ def main(args: Args):
         results["budgets"][str(number)] = budget
         write_whole(run.folder / "results.json", lambda file: file.write(json.dumps(results, indent=2).encode()))
         run.finish(f"eval_{number}")
-    print_results(results, run.folder)
+    table = [sys.executable, Path(__file__).parent / "benchmark" / "table.py", run.folder]
+    print(subprocess.run(table, capture_output=True, text=True).stdout)
 
 
 if __name__ == "__main__":

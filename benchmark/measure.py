@@ -6,7 +6,7 @@
 
 The training scripts run this at the end of stage 1 and put what it says into results.json; it can be run again at any time, on any
 run and with other files. It loads the script as it ran from the run's folder, so a variant is measured like a method. Beside the
-weights <name>.pt it writes <name>.json and, with --reconstruct, <name>.png.
+weights <name>.pt it writes <name>.json and, with --reconstruct, <name>.png; for a LAM that predicts pixels, prediction.png.
 
 <kind>_mse/<videos>, <kind>_mse_over_var/<videos> (1 is what the mean action reaches), …_per_dimension/<videos>: error of the true
 action, at k = 1, without augmentation, on at most 50,000 transitions. Kinds: action_probe, ridge regression z → action (penalty
@@ -23,9 +23,11 @@ twin, so with the distractors alone: ½ E|z - z'|² / Var(z), each file about it
 """
 
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -61,6 +63,8 @@ def load_method(folder: Path):
         raise SystemExit(f"error: {folder} is not a run's folder: a script and args.json are in it")
     spec = importlib.util.spec_from_file_location(scripts[0].stem, scripts[0])
     sys.modules[spec.name] = method = importlib.util.module_from_spec(spec)
+    for name in ("RANK", "WORLD_SIZE"):  # this program is one process, even if one of several has started it
+        os.environ.pop(name, None)
     spec.loader.exec_module(method)
     return method
 
@@ -86,7 +90,10 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
     is_lam, results = hasattr(method, "LAM"), {}
     for name, (source, trajectories) in sets.items():
         index = choose(source.transitions(trajectories))
-        z, actions = method.infer_all(args, network, source, index, method.OBS, method.NEXT_OBS), source.actions[index]
+        z, actions = (
+            method.infer_all(args, network, source, index, method.OBS, method.NEXT_OBS),
+            source.actions[index].to(args.device),
+        )
         if name == "fit":
             z_mean, action_mean = z.mean(0), actions.mean(0)
             centered = (z - z_mean).double()
@@ -107,14 +114,24 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
             gram = centered @ centered.T
             results["effective_rank"] = (gram.trace() ** 2 / gram.square().sum().clamp(min=1e-30)).item()
             if is_lam:
-                errors = method.infer_all(args, network.prediction_errors, source, index, method.OBS, method.NEXT_OBS)
-                own, others = errors.mean(0).tolist()
+                errors = functools.partial(prediction_errors, network)
+                own, others = method.infer_all(args, errors, source, index, method.OBS, method.NEXT_OBS).mean(0).tolist()
                 results["shuffled_loss_ratio"] = others / own
         elif name != "seen_videos":  # a twin
             z = z - z.mean(0)
             share = (z - z_unseen).square().mean() / (z.square().mean() + z_unseen.square().mean())
             results[f"distractor_share/{name}"] = share.item()
     return results
+
+
+def prediction_errors(lam: nn.Module, obs: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+    """The FDM's MSE with each transition's own z, and with another's, (1, 2): LAPO's in pixels, LAOM's in its embedding."""
+    if hasattr(lam, "decoder"):
+        z, target, predict = lam(obs, next_obs), next_obs, functools.partial(lam.predict, lam.encoder(obs))
+    else:
+        obs_embedding, target = (lam.encoder(x).flatten(1) for x in (obs, next_obs))
+        z, predict = lam.infer(obs_embedding, target), functools.partial(lam.fdm, obs_embedding)
+    return torch.stack([F.mse_loss(predict(x), target) for x in (z, z.roll(1, 0))])[None]
 
 
 class EmbeddingDecoder(nn.Sequential):
@@ -148,12 +165,24 @@ def reconstruct(method, args, encoder: nn.Module, data, eval_data, num_updates: 
         optim.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}")
-    index = eval_data.transitions()
-    true = method.to_input(
-        eval_data.observations(index[torch.linspace(0, len(index) - 1, 12).long()], args.frame_stack), args.dtype
-    )
+    index = eval_data.transitions()[torch.linspace(0, len(eval_data.transitions()) - 1, 12).long()]
+    true = method.to_input(eval_data.observations(index, args.frame_stack), args.dtype)
     with torch.no_grad(), args.autocast():
-        rows = torch.stack([images[:, -3:].float() for images in (true, decoder(encoder(true)))])  # the newest frames
+        draw(path, true, decoder(encoder(true)))
+
+
+def draw_predictions(method, args, lam: nn.Module, eval_data, path: Path):
+    """12 observations with unseen videos, what really comes next, and what a LAM that predicts pixels says."""
+    index = eval_data.transitions()
+    stack = eval_data.observations(index[torch.linspace(0, len(index) - 1, 12).long()], args.frame_stack, extra=1)
+    obs, next_obs = (method.to_input(stack[:, view], args.dtype) for view in (method.OBS, method.NEXT_OBS))
+    with torch.no_grad(), args.autocast():
+        draw(path, obs, next_obs, lam.predict(lam.encoder(obs), lam(obs, next_obs)))
+
+
+def draw(path: Path, *rows: torch.Tensor):
+    """The newest frames of images (12, 9, 64, 64), one row each."""
+    rows = torch.stack([images[:, -3:].float() for images in rows])
     rows = rows.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2).cpu().numpy()
     imageio.imwrite(path, rows.repeat(3, 0).repeat(3, 1))
 
@@ -181,6 +210,8 @@ def main(measure_args: Args):
         for name, value in results.items():
             print(f"{name:62}", *(f"{x:.3f}" for x in (value if isinstance(value, list) else [value])))
         method.write_whole(weights.with_suffix(".json"), lambda file: file.write(json.dumps(results, indent=2).encode()))
+        if hasattr(network, "decoder"):
+            draw_predictions(method, args, network, eval_data, folder / "prediction.png")
         if measure_args.reconstruct:
             reconstruct(method, args, network.encoder, probed, eval_data, measure_args.num_updates, weights.with_suffix(".png"))
             print(weights.with_suffix(".png"))

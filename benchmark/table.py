@@ -46,6 +46,11 @@ def main(folders: Annotated[tuple[Path, ...], tyro.conf.Positional]):
     table = [[word.replace(" | ", " \\| ") for word in row] for folder in finished for row in rows(folder)]
     for row in [HEADER, ["---"] * len(HEADER), *table]:
         print("| " + " | ".join(row) + " |")
+    for folder in finished:
+        results = json.loads((folder / "results.json").read_text())
+        about = "{task}, {difficulty}: expert {dataset_return}, random {random_return}, score 1 is {reference_return}"
+        print(f"\n{folder}/results.json: {about.format(**results)}", end="")
+    print()
 
 
 if __name__ == "__main__":

@@ -50,14 +50,13 @@ class Args:
 def play(args: Args, default: bool, steps: int, video: np.ndarray, barrier, results):
     """A process: plays random actions, puts (steps per second, the first pictures) into the queue."""
     if default:
+        import shimmy
         from dm_control import suite
 
-        collect_data.SKY_HW = video.shape[1]
-        collect_data.CHEAP_VISUAL = suite.common.ASSETS["./common/visual.xml"]
-        collect_data.SMALL_SKY = suite.common.ASSETS["./common/skybox.xml"]
+        collect_data.load_task = lambda task: shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
     scale, number = collect_data.DIFFICULTIES[args.difficulty]
     videos = [] if number == 0 else [video]
-    env = collect_data.DistractingControl(collect_data.load_task(args.task, own_sky=not videos), scale, scale, videos)
+    env = collect_data.DistractingControl(collect_data.load_task(args.task), scale, scale, videos)
     if default:
         env.camera = env.physics
         env.physics.render = lambda render=env.physics.render: render(collect_data.IMG_HW, collect_data.IMG_HW, camera_id=0)

@@ -95,7 +95,7 @@ def test_recorded_physics_gives_the_pixels_of_the_simulation(task):
     """In every task, distracted and not; an environment that has shown something else before gives them too."""
     videos = [collect_data.dead_leaves_video(0, num_frames=5)]
     for env in (
-        collect_data.DistractingControl(collect_data.load_task(task, own_sky=False), 0.1, 0.1, videos),
+        collect_data.DistractingControl(collect_data.load_task(task), 0.1, 0.1, videos),
         collect_data.DistractingControl(collect_data.load_task(task), 0.0, 0.0, []),
     ):
         rng = np.random.default_rng(0)

@@ -19,7 +19,7 @@ def play(env, seed: int, steps: int = 20):
 
 
 def make(task="cheetah-run", color=0.0, camera=0.0, videos=()):
-    return DistractingControl(load_task(task, own_sky=not videos), color, camera, list(videos))
+    return DistractingControl(load_task(task), color, camera, list(videos))
 
 
 @pytest.mark.parametrize("task", TASKS)

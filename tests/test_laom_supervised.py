@@ -26,6 +26,7 @@ from laom_supervised import (
     Args,
     BCArgs,
     Dataset,
+    Head,
     LAMArgs,
     augment,
     batch_at,
@@ -73,15 +74,24 @@ def small_lam(action_dim: int = 6) -> LAM:
     )
 
 
-def test_the_encoder_learns_only_through_the_idm():
+def test_the_encoder_learns_through_the_idm():
     lam, images = small_lam(), torch.rand(4, 9, 64, 64) * 2 - 1
-    embedding = lam.embed(images)
-    lam.predict(embedding, torch.rand(4, 16)).square().sum().backward()
-    assert all(parameter.grad is None for parameter in lam.encoder.parameters())
-    assert all(parameter.grad is not None for parameter in lam.fdm.parameters())
-    e1, e2 = lam.embed(torch.cat([images, images.flip(0)])).chunk(2)
-    lam.predict(e1, lam.infer(e1, e2)).square().sum().backward()
+    e1, e2 = lam.encoder(torch.cat([images, images.flip(0)])).flatten(1).chunk(2)
+    lam.infer(e1, e2).square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in lam.encoder.parameters())
+
+
+def test_the_fdm_sees_a_detached_embedding(args, monkeypatch):
+    """In training, what reaches the FDM as e_t carries no gradient, z does: the encoder learns through the IDM alone."""
+    seen, forward = [], Head.forward
+
+    def spy(head, x, condition):
+        seen.append((x.shape[1], x.requires_grad, condition.requires_grad))
+        return forward(head, x, condition)
+
+    monkeypatch.setattr(Head, "forward", spy)
+    train_briefly(args, Dataset(args.data, "cpu"), steps=1)
+    assert seen == [(0, True, True), (2048, False, True)], seen
 
 
 class Recorder:
@@ -96,8 +106,9 @@ class Recorder:
     def finish(self, stage, **modules):
         pass
 
-    def updates(self, stage, total, batch_size, **parts):
+    def updates(self, stage, total, cfg, warmup, **parts):
         for step in range(self.steps + 1):
+            parts["optim"].param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, "cosine")
             if self.keep:
                 self.history.append({name: copy.deepcopy(part.state_dict()) for name, part in parts.items()})
             if step < self.steps:
@@ -111,7 +122,7 @@ def args(train_file):
 
 def train_briefly(args: Args, data: Dataset, steps: int = 3) -> list[dict]:
     recorder = Recorder(steps)
-    train_lam(args, data, (data, data.transitions(data.shuffle[:2])), 2, recorder)
+    train_lam(args, data, data, data.transitions(data.shuffle[:2]), "lam_2", recorder)
     return recorder.history
 
 
@@ -152,14 +163,14 @@ def test_an_epoch_is_a_permutation():
     assert torch.equal(batch_at(index, 20, 7, 3), epochs[0][60:80])
 
 
-def test_augmentation_keeps_identity_exact_and_replicates_edges():
+def test_augmentation_keeps_identity_and_replicates_edges():
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(256, 9, 64, 64) * 2 - 1
     homographies = random_homographies(256, generator)
     identity = (homographies == torch.eye(3)).all(-1).all(-1)
     assert identity.float().mean() == pytest.approx(1 / len(AUGMENTATIONS), abs=0.06)
     warped = augment(images, homographies)
-    assert torch.equal(warped[identity], images[identity])
+    assert torch.allclose(warped[identity], images[identity], atol=1e-4)  # interpolated, to rounding
     assert warped.min() >= -1 and warped.max() <= 1 and (warped[~identity] != images[~identity]).float().mean() > 0.9
 
     shift = torch.eye(3).repeat(2, 1, 1)
@@ -186,9 +197,9 @@ def test_relabelling_sees_the_change(args):
     data, lam = Dataset(args.data, "cpu"), small_lam()
     stack = data.observations(data.transitions()[:8], 3, extra=1)
     obs, next_obs = to_input(stack[:, :-1], torch.float32), to_input(stack[:, 1:], torch.float32)
-    z = lam(obs, next_obs)
-    assert z.shape == (8, 16) and torch.allclose(z, lam.infer(lam.embed(obs), lam.embed(next_obs)), atol=1e-5)
-    assert not torch.allclose(lam(obs, obs), z, atol=1e-3) and lam.predict(lam.embed(obs), z).shape == lam.embed(obs).shape
+    z, (e1, e2) = lam(obs, next_obs), (lam.encoder(x).flatten(1) for x in (obs, next_obs))
+    assert z.shape == (8, 16) and torch.allclose(z, lam.infer(e1, e2), atol=1e-5)
+    assert not torch.allclose(lam(obs, obs), z, atol=1e-3) and lam.fdm(e1, z).shape == e1.shape
 
 
 def test_decoder_and_actor_shapes():
