@@ -215,11 +215,9 @@ class Dataset:
         self.trajectory, ends = torch.repeat_interleave(torch.arange(len(lengths)), lengths), lengths.cumsum(0)
         self.first, self.last = (ends - lengths)[self.trajectory], ends[self.trajectory] - 1
         self.byte_offset = obs_offsets[self.trajectory] + (torch.arange(len(self.first)) - self.first) * FRAME_BYTES
-        if data_device == "auto":
-            fits = device.startswith("cuda") and len(self.first) * FRAME_BYTES < torch.cuda.mem_get_info()[0] / 2
-            data_device = "gpu" if fits else "disk"
-        if data_device != "disk":
-            frames = torch.empty(len(self.first), FRAME_BYTES, dtype=torch.uint8, device=device if data_device == "gpu" else "cpu")
+        fits = device.startswith("cuda") and len(self.first) * FRAME_BYTES < torch.cuda.mem_get_info()[0] / 2
+        if data_device in ("gpu", "ram") or data_device == "auto" and fits:
+            frames = torch.empty(len(self.first), FRAME_BYTES, dtype=torch.uint8, device="cpu" if data_device == "ram" else device)
             for rows in tqdm(torch.arange(len(frames)).split(1000), f"frames to {data_device}", disable=RANK > 0):
                 frames[rows[0] : rows[-1] + 1] = self.gather(rows)
             self.frames = frames
@@ -904,12 +902,15 @@ def evaluate(args: Args, data: Dataset, actor: Actor, decoder: nn.Module, film: 
     return {name: dict(return_mean=float(x.mean()), return_std=float(x.std()), returns=x.tolist()) for name, x in parts}
 
 
-def start_process(device: str):
+def start_process(args: Args):
     """Has glibc keep freed memory: to map it anew at each step costs a CPU a quarter of its time. Connects torchrun's ranks."""
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         _ = mallopt(-4, 0), mallopt(-1, 2**31 - 1)  # M_MMAP_MAX: large blocks come from the heap; M_TRIM_THRESHOLD: its end stays
+    on_gpu = torch.device(args.device).type == "cuda"
+    if on_gpu and not torch.cuda.is_available() or args.data_device == "gpu" and not on_gpu:
+        raise SystemExit(f"error: --device {args.device} --data-device {args.data_device}: no GPU here, or it is not the device")
     if WORLD_SIZE > 1:
-        if torch.device(device).type == "cuda":
+        if on_gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group(timeout=datetime.timedelta(hours=2))  # the others wait while the first measures
         sys.stdout = sys.stdout if RANK == 0 else open(os.devnull, "w")  # noqa: SIM115 open as long as the process
@@ -945,8 +946,7 @@ def load_data(args: Args) -> tuple[Dataset, Dataset, Dataset]:
         raise SystemExit(f"error: {data.paths[0]} does not fill a batch of {max(sizes[:2])} or has one trajectory: collect more")
     if eval_data.task != labeled_data.task or set(eval_data.paths) & {*data.paths, *labeled_data.paths}:
         raise SystemExit(f"error: no evaluation file of {labeled_data.task} beside {source}; give --eval-data")
-    for checkpoint in filter(None, (args.lam.checkpoint, args.bc.checkpoint)):
-        checkpoint.stat()  # or an error that names it
+    _ = [path.stat() for path in (args.lam.checkpoint, args.bc.checkpoint) if path]  # or an error that names it
     if evaluated:  # plain videos are not
         args.eval.backgrounds = args.eval.backgrounds or source.parent / labeled_data.attributes.get("backgrounds", "backgrounds")
         for split in ("train", "val"):
@@ -956,7 +956,7 @@ def load_data(args: Args) -> tuple[Dataset, Dataset, Dataset]:
 
 # differs: every label budget decodes the same actor
 def main(args: Args):
-    start_process(args.device)
+    start_process(args)
     data, labeled_data, _ = load_data(args)  # before the training, not after it
     pick_rendering_backend()
     run = Run(args, labeled_data.task)

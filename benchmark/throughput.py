@@ -126,7 +126,7 @@ def load(name: str, train: Train, folder: str):
     budget = "all" if name == "bc" else "8"
     flags = [word for flag in train.flags for word in flag.split()]
     args = method.parse_args([*sizes, "--num-labeled-trajectories", budget, "--data", train.data, "--runs", folder, *flags])
-    method.start_process(args.device)
+    method.start_process(args)
     return method, args, method.Dataset(args.data, args.device, data_device=args.data_device)
 
 
