@@ -159,9 +159,9 @@ class Dataset:
             except (OSError, KeyError) as error:  # not HDF5, truncated, arrays missing
                 raise SystemExit(f"error: {path} is not a whole dataset: {error}")
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
-            file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="r"))
+            (mapped := np.memmap(path, np.uint8, mode="r")).base.madvise(1)  # MADV_RANDOM: read no more than a batch asks for
             # every position as the start of a frame: an overlapping view, so that one index_select gathers any frames
-            self.files.append(file_bytes.as_strided((max(len(file_bytes) - FRAME_BYTES + 1, 0), FRAME_BYTES), (1, 1)))
+            self.files.append(torch.from_numpy(mapped).as_strided((max(len(mapped) - FRAME_BYTES + 1, 0), FRAME_BYTES), (1, 1)))
         trajectories = [trajectory for group in by_task.values() for trajectory in group]
         self.task, self.num_trajectories = "+".join(by_task), len(trajectories)
         columns = lambda name: own_columns([[trajectory[name] for trajectory in group] for group in by_task.values()])
@@ -176,8 +176,9 @@ class Dataset:
         fits = device.startswith("cuda") and len(self.first) * FRAME_BYTES < torch.cuda.mem_get_info()[0] / 2
         if data_device in ("gpu", "ram") or data_device == "auto" and fits:
             frames = torch.empty(len(self.first), FRAME_BYTES, dtype=torch.uint8, device="cpu" if data_device == "ram" else device)
-            for rows in tqdm(torch.arange(len(frames)).split(1000), f"frames to {data_device}", disable=RANK > 0):
-                frames[rows[0] : rows[-1] + 1] = self.gather(rows)
+            parts = torch.stack([self.file, ends, lengths, obs_offsets], 1).tolist()
+            for file, end, n, start in tqdm(parts, "reading frames", disable=RANK > 0):
+                frames[end - n : end] = torch.from_numpy(np.fromfile(self.paths[file], (np.uint8, FRAME_BYTES), n, offset=start))
             self.frames = frames
 
     def read(self, path: Path, number: int, group: h5py.Group) -> dict:

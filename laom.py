@@ -201,9 +201,9 @@ class Dataset:
             except (OSError, KeyError) as error:  # not HDF5, truncated, arrays missing
                 raise SystemExit(f"error: {path} is not a whole dataset: {error}")
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
-            file_bytes = torch.from_numpy(np.memmap(path, np.uint8, mode="r"))
+            (mapped := np.memmap(path, np.uint8, mode="r")).base.madvise(1)  # MADV_RANDOM: read no more than a batch asks for
             # every position as the start of a frame: an overlapping view, so that one index_select gathers any frames
-            self.files.append(file_bytes.as_strided((max(len(file_bytes) - FRAME_BYTES + 1, 0), FRAME_BYTES), (1, 1)))
+            self.files.append(torch.from_numpy(mapped).as_strided((max(len(mapped) - FRAME_BYTES + 1, 0), FRAME_BYTES), (1, 1)))
         trajectories = [trajectory for group in by_task.values() for trajectory in group]
         self.task, self.num_trajectories = "+".join(by_task), len(trajectories)
         columns = lambda name: own_columns([[trajectory[name] for trajectory in group] for group in by_task.values()])
@@ -218,8 +218,9 @@ class Dataset:
         fits = device.startswith("cuda") and len(self.first) * FRAME_BYTES < torch.cuda.mem_get_info()[0] / 2
         if data_device in ("gpu", "ram") or data_device == "auto" and fits:
             frames = torch.empty(len(self.first), FRAME_BYTES, dtype=torch.uint8, device="cpu" if data_device == "ram" else device)
-            for rows in tqdm(torch.arange(len(frames)).split(1000), f"frames to {data_device}", disable=RANK > 0):
-                frames[rows[0] : rows[-1] + 1] = self.gather(rows)
+            parts = torch.stack([self.file, ends, lengths, obs_offsets], 1).tolist()
+            for file, end, n, start in tqdm(parts, "reading frames", disable=RANK > 0):
+                frames[end - n : end] = torch.from_numpy(np.fromfile(self.paths[file], (np.uint8, FRAME_BYTES), n, offset=start))
             self.frames = frames
 
     def read(self, path: Path, number: int, group: h5py.Group) -> dict:
@@ -938,7 +939,7 @@ def load_data(args: Args) -> tuple[Dataset, Dataset, Dataset]:
     sizes = args.lam.batch_size, args.bc.batch_size, args.lam.future_obs_offset, args.log_interval, args.trajectories_per_file or 1
     if min(*budgets, *sizes, args.eval.num_episodes // WORLD_SIZE, args.eval.num_workers) < 1 or args.seed < 0:
         raise SystemExit("error: label budgets, sizes and numbers of episodes, workers and trajectories start at 1, --seed at 0")
-    if math.gcd(*sizes[:2], args.decoder.batch_size) % WORLD_SIZE:
+    if math.gcd(*sizes[:2], args.decoder.batch_size, getattr(args.lam, "labeled_batch_size", 0)) % WORLD_SIZE:
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
     if evaluated and max(budgets) > (n := labeled_data.num_trajectories):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: {source} has {n} trajectories")
