@@ -1,0 +1,384 @@
+"""benchmark/run.py and benchmark/plot.py: commands that the scripts accept, what is skipped and resumed, figures, the page.
+
+The runs that are drawn are written here in the format of the scripts, with numbers that are easy to tell apart."""
+
+import copy
+import dataclasses
+import html.parser
+import importlib
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+sys.path.insert(0, str(ROOT / "benchmark"))
+import plot
+import run as benchmark
+from run import CLEAN, DISTRACTORS, METHODS, SCALES
+
+FIGURES = list(benchmark.list_figures(SCALES["demo"]))
+DRAWN = [name for name in FIGURES if name.startswith("figure")]
+# a scale as small as the real ones are large: two tasks, two seeds, two sizes of z
+TINY = dataclasses.replace(SCALES["demo"], tasks=("cheetah-run", "walker-run"), seeds=(0, 1), budgets=(2, 8), smaller_dims=(16, 64))
+
+
+def parse(job: benchmark.Job):
+    return importlib.import_module(job.command[0].removesuffix(".py")).parse_args(job.command[1:])
+
+
+def arguments(job: benchmark.Job) -> dict:
+    """What the job's script writes into args.json."""
+    *shared, _, seed, _, runs = job.command
+    return {"argv": job.command[1:], **copy.deepcopy(benchmark.parse(*shared)), "seed": int(seed), "runs": runs}
+
+
+def measures(kinds: list[str], error: float) -> dict:
+    numbers = {f"{kind}_mse_over_var/{videos}": error for kind in kinds for videos in ("seen_videos", "unseen_videos")}
+    return numbers | {"effective_rank": 12.5, "shuffled_loss_ratio": 1.5, "distractor_share/no_distractors": 0.25}
+
+
+def write_run(
+    job: benchmark.Job, score: float = 0.5, error: float = 0.3, unfinished: bool = False, folder: Path | None = None
+) -> Path:
+    """A run's folder as the job's script leaves it, with returns about score times 100 and no weights."""
+    script, args, rng = job.command[0], arguments(job), np.random.default_rng(job.seed)
+    folder = folder or ROOT / args["runs"] / f"{job.task}__{script.removesuffix('.py')}__{job.seed}__20260101-000000"
+    folder.mkdir(parents=True)
+    (folder / script).write_text("")
+    (folder / "args.json").write_text(json.dumps(args))
+    videos = lambda: {"return_mean": 100 * score, "return_std": 5.0, "returns": (100 * score + rng.normal(0, 5, 10)).tolist(),
+                      "normalized_score": score}  # fmt: skip
+    results = {"script": script, "task": job.task, "difficulty": job.difficulty, "seed": job.seed, "dataset_return": 820.2}
+    results |= {"random_return": 3.3, "reference_return": 823, "budgets": {}}
+    for number in args["num_labeled_trajectories"]:
+        budget = {"laom_supervised.py": {"latent_actions": measures(["action_probe", "action_head"], error)}}.get(script, {})
+        budget |= {"idm.py": {"idm": measures(["idm"], error)}, "bc.py": {"action_mse_over_var": error}}.get(script, {})
+        results["budgets"][str(number)] = budget | {"seen_videos": videos(), "unseen_videos": videos()}
+    if script in ("lapo.py", "laom.py"):
+        results["latent_actions"] = measures(["action_probe"], error)
+    if not unfinished:
+        (folder / "results.json").write_text(json.dumps(results))
+    if "lam" in args:
+        (folder / "metrics.jsonl").write_text(
+            json.dumps({"lam/action_probe_mse": error, "lam/obs_action_probe_mse": error / 2}) + "\n"
+        )
+    return folder
+
+
+def all_jobs(scale, runs: Path, *words: str) -> list[benchmark.Job]:
+    return benchmark.make_jobs(scale, benchmark.choose_figures(scale, words or ("all",)), (), (), runs)
+
+
+def touch_data(jobs: list[benchmark.Job]):
+    for file in {word for job in jobs for word in job.command if word.endswith(".hdf5")}:
+        for path in (Path(file), Path(file.replace("__train", "__val"))):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path) -> Path:
+    """The tiny scale under the name of the demo's, its data and runs in a temporary folder."""
+    monkeypatch.setitem(SCALES, "demo", dataclasses.replace(TINY, data=tmp_path / "data"))
+    return tmp_path
+
+
+@pytest.fixture
+def executed(monkeypatch) -> list[list[str]]:
+    """The commands that the runner gives to the operating system, which are not run."""
+    commands = []
+    monkeypatch.setattr(benchmark, "execute", lambda command: not commands.append(command))
+    return commands
+
+
+def run_all(folder: Path, *words: str, **changes):
+    benchmark.main(benchmark.Args(words, runs=folder / "runs", **changes))
+
+
+def plot_all(folder: Path, *words: str, **changes):
+    changes = {"runs": (f"{folder}/runs/*/*/*",), "output": folder / "pictures"} | changes
+    plot.main(plot.Args(words or ("all",), **changes))
+
+
+def pictures(folder: Path) -> set[str]:
+    return {path.stem.removeprefix("demo_") for path in (folder / "pictures").glob("*.png")}
+
+
+# ---- run.py ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale_name", list(SCALES))
+def test_scripts_accept_every_command(scale_name, tmp_path):
+    scale = dataclasses.replace(SCALES[scale_name], data=tmp_path / "data")
+    jobs = all_jobs(scale, Path("runs/benchmark") / scale_name)
+    assert len({tuple(job.command) for job in jobs}) == len(jobs)
+    for job in {(job.name, job.difficulty): job for job in jobs}.values():
+        args = parse(job)
+        assert (args.seed, str(args.runs).split("/")[2]) == (job.seed, scale_name)
+        assert all(job.difficulty in path for path in args.data)
+        assert set(map(str, args.num_labeled_trajectories)) <= {"all", *map(str, scale.budgets)}
+    commands = benchmark.data_commands(scale, {}, jobs, ())
+    assert set(commands) == {word for job in jobs for word in job.command if word.endswith(".hdf5")}
+    for file, (script, *argv) in commands.items():
+        args = importlib.import_module(script.removesuffix(".py")).parse_args(argv)
+        assert Path(file).parent == args.output and f"__{args.difficulty}__" in file and (args.rerender or args.task in file)
+    assert benchmark.choose_figures(scale, ("figure_09",)).keys() == {"figure_09a", "figure_09bc"}
+
+
+def test_every_figure_has_its_runs():
+    for scale in SCALES.values():
+        runs, figures = benchmark.list_runs(scale), benchmark.list_figures(scale)
+        assert {name for figure in figures.values() for name in figure.distractors + figure.clean} == set(runs)
+    paper = {f"figure_{number:02}" for number in (1, *range(5, 16))} | {f"table_{number}" for number in range(1, 5)}
+    assert {re.match(r"[a-z]+_\d+", name)[0] for name in FIGURES} == paper
+
+
+def test_figures_share_runs():
+    scale = SCALES["mini"]
+    one, all_five = (all_jobs(scale, Path("runs"), *words) for words in (["figure_08"], ["figure_01", "figure_08", "figure_09a"]))
+    assert len(one) == len(METHODS) * len(scale.seeds) and [job.command for job in one] == [job.command for job in all_five]
+    # LAOM with augmentation is LAOM where the preset augments
+    names = {scale: {job.name for job in all_jobs(SCALES[scale], Path("runs"), "figure_06")} for scale in ("paper", "demo")}
+    assert "laom" in names["paper"] and "laom_aug" not in names["paper"] and "laom_aug" in names["demo"]
+
+
+def test_the_ablation_changes_one_thing_at_a_time():
+    """Figure 6, at the paper's scale: what each step has that the step before has not."""
+    known, steps = benchmark.identities(SCALES["paper"]), benchmark.list_figures(SCALES["paper"])["figure_06"].distractors
+    changes = [
+        {key: new[key] for key in new if key.startswith("lam.") and new[key] != old.get(key)}
+        for old, new in zip((known[name] for name in steps), (known[name] for name in steps[1:]))
+    ]
+    assert changes[0] == {"lam.future_obs_offset": 10} and changes[1] == {"lam.latent_action_dim": 8192}
+    assert known[steps[2]]["script"] == "lapo.py" and known[steps[3]]["script"] == "laom.py"
+    assert changes[2]["lam.use_aug"] is False and changes[3] == {"lam.use_aug": True}
+
+
+def test_dry_run_starts_nothing(tiny, executed, capsys):
+    run_all(tiny, "all", dry_run=True)
+    printed = capsys.readouterr().out
+    assert not executed and not (tiny / "runs").exists()
+    assert printed.count("\npython collect_data.py") == 7  # two tasks in both settings, a third to pre-train on, two twins
+    assert "python laom_supervised.py demo" in printed and "benchmark/measure.py" in printed
+
+
+def test_finished_runs_are_skipped_and_begun_ones_resumed(tiny, executed, capsys):
+    jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_07")
+    touch_data(jobs)
+    write_run(jobs[0])
+    begun = write_run(jobs[1], unfinished=True)
+    other = write_run(jobs[2])  # finished once with other label budgets: it cannot be resumed to these
+    args = json.loads((other / "args.json").read_text()) | {"num_labeled_trajectories": [2]}
+    (other / "args.json").write_text(json.dumps(args))
+    with pytest.raises(SystemExit) as error:  # nothing was run, so no results.json came
+        run_all(tiny, "figure_07")
+    assert executed[0] == [jobs[1].command[0], "--resume", str(begun)]
+    assert executed[1:] == [job.command for job in jobs[2:]]
+    assert all(str(job) in str(error.value) for job in jobs[1:]) and str(jobs[0]) not in str(error.value)
+    assert "# 16 runs: 1 finished, 1 continues, 14 starts" in capsys.readouterr().out
+    assert len(json.loads((begun / "wall_clock.json").read_text())["seconds"]) == 1
+
+
+def test_a_failing_run_does_not_stop_the_others(tiny, monkeypatch):
+    """The runs of seed 0 fail; those of seed 1 are there afterwards, and the end names the others."""
+    jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_09a")
+    touch_data(jobs)
+    by_command = {tuple(job.command): job for job in jobs}
+    monkeypatch.setattr(
+        benchmark, "execute", lambda command: (job := by_command[tuple(command)]).seed == 1 and bool(write_run(job))
+    )
+    with pytest.raises(SystemExit, match="error: these failed") as error:
+        run_all(tiny, "figure_09a")
+    assert str(error.value).splitlines()[1:] == [str(job) for job in jobs if job.seed == 0]
+    assert len(list(tiny.glob("runs/demo/*/*/wall_clock.json"))) == len(jobs) / 2
+
+
+def test_data_is_collected_before_the_runs(tiny, executed):
+    with pytest.raises(SystemExit, match="is missing"):
+        run_all(tiny, "figure_09a", tasks=("walker-run",), seeds=(0,))
+    assert [command[0] for command in executed] == ["collect_data.py", "collect_data.py"]
+    assert "--rerender" not in executed[0] and "--rerender" in executed[1] and "walker-run" in executed[0]
+
+
+def test_execute_waits_for_a_checkpoint(monkeypatch, tmp_path):
+    """SIGTERM to the runner reaches the script, which may take its time; its exit status decides."""
+    import os
+    import signal
+    import threading
+
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_):\n    time.sleep(0.3); pathlib.Path('checkpoint').touch(); sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, stop)\npathlib.Path('ready').touch()\ntime.sleep(30)\n"
+    )
+    monkeypatch.setattr(benchmark, "ROOT", tmp_path)
+    monkeypatch.setattr(benchmark, "STOPPED", [])
+
+    def terminate():
+        while not (tmp_path / "ready").exists():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threading.Thread(target=terminate).start()
+    try:
+        assert not benchmark.execute(["script.py"]) and (tmp_path / "checkpoint").exists() and benchmark.STOPPED
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    "program,arguments,message",
+    [
+        ("run", benchmark.Args(("figure_99",)), "error: no figure figure_99"),
+        ("run", benchmark.Args(("figure_01",), tasks=("fish-swim",)), "error: no task fish-swim"),
+        ("plot", plot.Args(("table_9",)), "error: no figure table_9"),
+        ("plot", plot.Args(runs=("nowhere/*",)), "error: no results.json in nowhere/*"),
+        ("plot", plot.Args(("table_4",), html=(Path("nowhere"),)), "error: nowhere is no finished run"),
+    ],
+)
+def test_bad_input(program, arguments, message, tmp_path):
+    if program == "plot":
+        arguments = dataclasses.replace(arguments, output=tmp_path)
+    with pytest.raises(SystemExit) as error:
+        {"run": benchmark, "plot": plot}[program].main(arguments)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+# ---- plot.py -----------------------------------------------------------------------------------------------------------------
+
+
+def test_bootstrap():
+    ones = {"a": {0: np.ones(5), 1: np.ones(5)}}
+    assert plot.center(ones) == 1 and plot.bootstrap(ones) == (1, 1)
+    episodes = np.random.default_rng(1).normal(10, 2, 400)  # one seed: the interval of a mean
+    low, high = plot.bootstrap({"a": {0: episodes}})
+    half = 1.96 * episodes.std() / 20
+    assert abs(low - (episodes.mean() - half)) < 0.03 and abs(high - (episodes.mean() + half)) < 0.03
+    # two seeds at 0 and 1: both, or either alone a quarter of the time each
+    assert plot.bootstrap({"a": {0: np.zeros(5), 1: np.ones(5)}}) == (0, 1)
+    # tasks are not drawn again: what is between them does not widen the interval
+    assert plot.bootstrap({"a": {0: np.zeros(5)}, "b": {0: np.ones(5)}}) == (0.5, 0.5)
+    uneven = {"a": {0: np.array([0.0, 2.0]), 1: np.array([5.0])}, "b": {0: np.array([7.0])}}
+    assert plot.center(uneven) == 5 and plot.seed_means(uneven) == [4] and plot.bootstrap(uneven) == plot.bootstrap(uneven)
+
+
+def test_draws_every_figure(tiny, capsys):
+    for i, job in enumerate(all_jobs(SCALES["demo"], tiny / "runs" / "demo")):
+        folder = write_run(job, score=0.1 + 0.01 * i, error=0.2 + 0.01 * i)
+        (folder / "wall_clock.json").write_text(json.dumps({"seconds": [60, 120.0], "machine": "abacus", "date": "2026-01-01"}))
+        for kind in ("laom_supervised", "laom", "idm"):
+            if job.command[0] == f"{kind}.py":
+                Image.fromarray(np.full((8, 48, 3), 128, np.uint8)).save(folder / ("idm_8.png" if kind == "idm" else "lam_8.png"))
+    plot_all(tiny)
+    printed = capsys.readouterr().out
+    assert pictures(tiny) == set(DRAWN) and "not drawn" not in printed and "not run" not in printed
+    for path in (tiny / "pictures").glob("*.png"):
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        assert picture.shape[1] > 700 and picture.std() > 5, path
+    assert "| LAPO | 0h 3m | 2, 8 | 4 | abacus | 7h 38m |" in printed
+    assert re.search(r"\| cheetah-run \| \d+\.\d \(seeds: \d+\.\d, \d+\.\d\) .* \| 823 \| 840 \|", printed)  # Table 3
+    assert "| BC (on all stages) | 107,541,504 | 107,541,504 |" in printed
+    assert "table_1: nothing to show; python benchmark/run.py table_1 --scale demo" in printed
+
+
+def test_a_figure_without_its_runs_is_skipped(tiny, capsys):
+    for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_09a"):
+        write_run(job)
+    plot_all(tiny, "figure")
+    assert pictures(tiny) == {"figure_09a"}
+    lines = capsys.readouterr().out.splitlines()
+    assert "figure_08: not drawn, runs are missing; python benchmark/run.py figure_08 --scale demo" in lines
+    plot_all(tiny, "figure_08", "figure_13", partial=True)
+    assert pictures(tiny) == {"figure_09a", "figure_08"}
+    assert "(without bc, lapo, laom; python benchmark/run.py figure_08 --scale demo)" in capsys.readouterr().out
+
+
+def test_runs_are_known_by_their_arguments(tiny, capsys):
+    """Not by where they lie; other arguments are another run, an argument that did not exist yet is the default."""
+    (job, *_) = all_jobs(SCALES["demo"], tiny / "elsewhere", "figure_12c")
+    folder = write_run(job, folder=tiny / "some name")
+    args = json.loads((folder / "args.json").read_text())
+    load = lambda: plot.Benchmark("demo", (str(tiny / "some*"),), "seen_videos")
+    assert [run.folder for run in load().find("laom", task=job.task)] == [folder] and not load().find("laom_fsq")
+    del args["lam"]["target"], args["lr_schedule"]
+    (folder / "args.json").write_text(json.dumps(args))
+    assert load().find("laom")
+    args["lam"]["num_epochs"] = 6
+    (folder / "args.json").write_text(json.dumps(args))
+    assert not load().find("laom")
+    assert f"{folder} is no run of the demo scale: lam.num_epochs is 6, not 7" in capsys.readouterr().out
+
+
+def test_scores_are_relative_to_bc_on_all_labels(tiny):
+    jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_08")
+    folders = {
+        job.name: write_run(job, score=0.8 if job.name == "bc" else 0.2)
+        for job in jobs
+        if job.task == "cheetah-run" and job.seed == 0
+    }
+    load = lambda: plot.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "unseen_videos")
+    assert load().reference("cheetah-run", DISTRACTORS) == (80, True)
+    assert abs(plot.center(load().scores(load().find("laom"), 8)) - 0.25) < 0.05
+    shutil.rmtree(folders["bc"])
+    assert load().reference("cheetah-run", DISTRACTORS) == (823, False) and load().reference("cheetah-run", CLEAN) == (840, False)
+
+
+def test_means_are_over_the_tasks_that_all_have(tiny):
+    figure = benchmark.list_figures(TINY)["figure_07"]
+    for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_07"):
+        if job.name == "laom" or job.task == "cheetah-run":
+            write_run(job)
+    bench = plot.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos")
+    tasks = lambda name: {run.task for run in bench.only(name, figure).runs.values()}
+    assert tasks("figure_07") == {"cheetah-run"} and tasks("figure_08") == set(TINY.tasks)  # a panel for each task
+
+
+def test_draws_the_committed_runs(tmp_path, capsys):
+    plot.main(plot.Args(("figure_08",), output=tmp_path, partial=True))
+    assert "demo_figure_08" in capsys.readouterr().out
+
+
+class Resources(html.parser.HTMLParser):
+    """Collects what a page would fetch, and the alternative texts of its images."""
+
+    def __init__(self):
+        super().__init__()
+        self.sources, self.alts, self.tags = [], [], set()
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.add(tag)
+        self.sources += [attributes[name] for name in ("src", "href", "srcset", "data", "poster") if name in attributes]
+        self.alts += [attributes["alt"]] if tag == "img" else []
+
+
+def test_the_page_needs_no_other_file(tiny):
+    jobs = [
+        job for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_08") if job.task == "cheetah-run" and job.seed == 0
+    ]
+    frames = [Image.fromarray(np.full((64, 128, 3), 20 * i, np.uint8)) for i in range(6)]
+    for job in jobs:
+        folder = write_run(job)
+        frames[0].save(folder / "rollout_8.gif", save_all=True, append_images=frames[1:], duration=40)
+        frames[0].save(folder / "prediction.png")
+        (folder / "lam_8.json").write_text(json.dumps({"effective_rank": 33.3, "distractor_share/no_distractors": 0.75}))
+    plot_all(tiny, "figure_08", html=())
+    text = (tiny / "pictures" / "demo.html").read_text()
+    page = Resources()
+    page.feed(text)
+    assert len(page.sources) == len(page.alts) == 1 + 2 * len(METHODS) and all(len(alt) > 10 for alt in page.alts)
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert not re.search(r"https?://|url\(|@import", text) and not page.tags & {"script", "link", "iframe", "object"}
+    assert "33.3" in text and "0.75" in text and all(plot.LABELS[name] in text or name in text for name in METHODS)
+    chosen = tiny / "runs" / "demo" / "idm" / "cheetah-run__idm__0__20260101-000000"
+    plot_all(tiny, "figure_08", html=(chosen,))
+    assert (tiny / "pictures" / "demo.html").read_text().count("<article") == 1
