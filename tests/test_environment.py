@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from collect_data import DIFFICULTIES, DistractingControl, dead_leaves_video, load_task, to_cartesian, to_spherical
+from collect_data import play as play_episode
 
 TASKS = ["cheetah-run", "walker-run", "hopper-hop", "humanoid-walk"]
 VIDEOS = [dead_leaves_video(seed, num_frames=5) for seed in range(2)]
@@ -14,8 +15,8 @@ def play(env, seed: int, steps: int = 20):
     """Pixels (steps, 64, 64, 3) and physics (steps, P) of random actions."""
     rng = np.random.default_rng(seed)
     env.reset(seed=seed)
-    played = [env.step(rng.uniform(-1, 1, env.action_space.shape)) for _ in range(steps)]
-    return np.stack([step[0] for step in played]), np.stack([step[4]["physics"] for step in played])
+    played = [(env.step(rng.uniform(-1, 1, env.action_space.shape))[0], env.physics.get_state()) for _ in range(steps)]
+    return tuple(map(np.stack, zip(*played)))
 
 
 def make(task="cheetah-run", color=0.0, camera=0.0, videos=()):
@@ -35,14 +36,13 @@ def test_same_seed_same_pixels(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_states_are_what_experts_are_trained_on(task):
-    """The state beside a picture has the values and the order of the flat environment in which experts train."""
+    """The state that is recorded beside a picture has the values and the order of the flat environment in which experts train."""
     env, flat = make(task), gym.wrappers.FlattenObservation(load_task(task))
-    env.render = lambda: None
-    state, expected = env.reset(seed=1)[1]["state"], flat.reset(seed=1)[0]
-    for step in range(100):
-        assert np.allclose(state, expected, atol=1e-5), step
-        action = np.sin(np.arange(env.action_space.shape[0]) + step)
-        state, expected = env.step(action)[4]["state"], flat.step(action)[0]
+    actions = [np.sin(np.arange(env.action_space.shape[0]) + step) for step in range(100)]
+    env.render, planned = lambda: np.zeros(1), iter(actions)
+    arrays, _ = play_episode(env, lambda state: next(planned), seed=1, length=100)
+    expected = [flat.reset(seed=1)[0], *(flat.step(action.astype(np.float32))[0] for action in actions)][:-1]
+    assert arrays["states"].dtype == np.float32 and np.allclose(arrays["states"], np.stack(expected), atol=1e-5)
 
 
 @pytest.mark.parametrize("distractor", [{"color": 0.3}, {"camera": 0.3}, {"videos": VIDEOS}])
