@@ -1,21 +1,16 @@
-"""LAOM+supervision: the paper's networks and presets, what sends gradients where, and the pipeline with its restarts."""
+"""LAOM+supervision: the paper's networks and presets, what sends gradients where, and the pipeline."""
 
-import contextlib
 import copy
 import dataclasses
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, run
+from conftest import TINY, run
 
 from laom_supervised import (
     AUGMENTATIONS,
@@ -253,36 +248,6 @@ def compare_runs(one: Path, other: Path):
         return [{key: value for key, value in record.items() if "per_second" not in key} for record in records]
 
     assert metrics(one) == metrics(other)  # no gap, no repeat
-
-
-def test_killed_run_resumes_to_the_same_end(finished, train_file, tmp_path):
-    """Killed in each stage, continued with --resume each time: the end is that of the unbroken run, bit for bit."""
-    command = [
-        sys.executable,
-        ROOT / "laom_supervised.py",
-        *TINY,
-        "--data",
-        train_file,
-        "--runs",
-        tmp_path,
-        "--checkpoint-minutes",
-        "0",
-    ]
-    for stage, lines in (("lam_2", 2), ("bc_2", 7), ("decoder_2", 14)):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None:
-            time.sleep(0.02)
-            with contextlib.suppress(StopIteration, FileNotFoundError):
-                folder = next(tmp_path.iterdir())
-                if (folder / "metrics.jsonl").read_text().count("\n") >= lines:
-                    break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (folder / "results.json").exists(), f"too late to kill in {stage}"
-        command = [sys.executable, ROOT / "laom_supervised.py", "--resume", folder]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    compare_runs(finished, folder)
 
 
 def test_same_command_same_results(finished, train_file, tmp_path):
