@@ -1,4 +1,4 @@
-"""What a run survives: SIGKILL wherever it hits, SIGTERM, Ctrl-C, NaN, a full disk, a dead rank. And: two ranks are one process.
+"""What a run survives: SIGKILL wherever it hits, SIGTERM, Ctrl-C, NaN, a full disk, a dead rank. Two ranks are as one process.
 
 Most processes here are lives: forked from a server that has imported the scripts, so that their start costs nothing. A life runs a
 script's main, from its command line to its end or to the blow that its plan has for it. Episodes end after 20 steps."""
@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import ROOT
 from test_methods import SETTINGS
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -142,16 +142,15 @@ def expect(module, blow: Blow):
         return original(*args)
 
     register_optimizer_step_post_hook(lambda optim, *_: strike(optim) if due("update") else None)
-    for owner, wrapper in [(module.Run, f) for f in (updates, finish, log)] + [
-        (module, f) for f in (evaluate, write_whole, to_input, measure) if hasattr(module, f.__name__)
-    ]:
-        wrap(owner, wrapper)
+    for owner, wrappers in ((module.Run, (updates, finish, log)), (module, (evaluate, write_whole, to_input, measure))):
+        for wrapper in wrappers:
+            wrap(owner, wrapper)
 
 
 def wrap(owner, wrapper: Callable):
-    """Puts the wrapper, which gets the original first, in the place of its namesake."""
-    original = getattr(owner, wrapper.__name__)
-    setattr(owner, wrapper.__name__, lambda *args, **kwargs: wrapper(original, *args, **kwargs))
+    """Puts the wrapper, which gets the original first, in the place of its namesake if there is one."""
+    if original := getattr(owner, wrapper.__name__, None):
+        setattr(owner, wrapper.__name__, lambda *args, **kwargs: wrapper(original, *args, **kwargs))
 
 
 def live(script: str, argv: list[str], log: Path | None = None, blow: Blow | None = None, rank=(0, 1, 0), stages_only=False):
@@ -195,7 +194,7 @@ def forks():
 
 def end(process: multiprocessing.Process) -> int:
     """The exit code of a life, minus the signal if one ended it."""
-    process.join(120)
+    process.join(240)
     if process.is_alive():
         process.kill()
         pytest.fail("a life hangs")
@@ -315,7 +314,8 @@ def test_hit_anywhere_it_comes_to_the_same_end(forks, unbroken, short_file, tmp_
     between = [Blow("measure", "start"), Blow("measure", "start", what=signal.SIGINT)]
     evaluation = [Blow("eval", "observation", count=3, what=what) for what in (signal.SIGKILL, signal.SIGTERM)]
     blows = [*lam, *between, *bc, *decoder, *evaluation, Blow("eval", "results.json")]
-    assert_same_bits(expected(), live_through(forks, "laom_supervised.py", argv, blows, tmp_path))
+    folder = live_through(forks, "laom_supervised.py", argv, blows, tmp_path)
+    assert_same_bits(expected(), folder)
 
 
 def test_killed_at_any_time_between_two_budgets(forks, unbroken, short_file, tmp_path):
@@ -330,7 +330,8 @@ def test_killed_at_any_time_between_two_budgets(forks, unbroken, short_file, tmp
         Blow("eval_all end", "checkpoint.pt", "before"),
         Blow("bc_1", "line", "half"),
     ]
-    assert_same_bits(expected(), live_through(forks, "bc.py", argv, [*planned, *times], tmp_path, stages_only=True))
+    folder = live_through(forks, "bc.py", argv, [*planned, *times], tmp_path, stages_only=True)
+    assert_same_bits(expected(), folder)
 
 
 def test_no_checkpoint_holds_nan(forks, short_file, tmp_path):
@@ -343,17 +344,19 @@ def test_no_checkpoint_holds_nan(forks, short_file, tmp_path):
     assert saved["step"] == 2
 
 
-def start_script(*words, **kwargs) -> subprocess.Popen:
+def start_script(*words) -> subprocess.Popen:
     """A script as its user starts it, with what it says to stderr in a pipe."""
-    settings = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True} | kwargs
-    return subprocess.Popen([sys.executable, *map(str, words)], env=os.environ | {"OMP_NUM_THREADS": "1"}, **settings)
+    settings = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *map(str, words)], text=True, **settings)
 
 
 def wait_for(process: subprocess.Popen, condition: Callable, timeout: float = 60):
     """Polls until the condition holds; the process must not end before."""
     stop = time.monotonic() + timeout
     while not condition():
-        assert process.poll() is None and time.monotonic() < stop, process.communicate(timeout=10)
+        if process.poll() is not None or time.monotonic() > stop:
+            process.kill()
+            pytest.fail(process.communicate()[1])
         time.sleep(0.01)
 
 
@@ -393,7 +396,11 @@ def live_as_ranks(forks: Callable, script: str, argv: list[str], tmp_path: Path,
         port = free.getsockname()[1]
     logs = tmp_path / "rank_0", tmp_path / "rank_1"
     processes = [forks(script, argv, log, blow if r else None, rank=(r, 2, port), **kwargs) for r, log in enumerate(logs)]
-    return [end(process) for process in processes]
+    try:
+        return [end(process) for process in processes]
+    finally:
+        for process in processes:  # one that waits for a dead one would wait for hours
+            process.kill()
 
 
 def assert_close(one: Path, other: Path):
@@ -494,10 +501,12 @@ def test_data_in_memory_are_those_of_the_files(short_file, train_file):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_gpu(short_file, tmp_path):
+def test_no_gpu(forks, short_file, tmp_path):
+    argv = [*command("bc.py", short_file, (2,)), "--runs", str(tmp_path / "runs")]
     for words in (["--data-device", "gpu"], ["--device", "cuda"]):
-        result = run("bc.py", *command("bc.py", short_file, (2,)), "--runs", tmp_path / "runs", *words)
-        assert result.returncode == 1 and len(result.stderr.splitlines()) == 1 and "no GPU here" in result.stderr, result.stderr
+        assert end(forks("bc.py", [*argv, *words], tmp_path / words[-1])) == 1
+        (line,) = said(tmp_path / words[-1])
+        assert line.startswith("error: ") and "no GPU here" in line
     assert not (tmp_path / "runs").exists()
 
 
