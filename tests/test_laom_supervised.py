@@ -270,7 +270,7 @@ def test_two_processes_on_one_run(finished):
         (["--data", "nowhere.hdf5"], "error: no file nowhere.hdf5; collect_data.py makes one"),
         (["--num-labeled-trajectories", "5"], "has 3 trajectories"),
         (["--lam.batch-size", "4000"], "does not fill a batch of 4000"),
-        (["--eval.backgrounds", "nowhere"], "error: no background videos"),
+        (["--eval.backgrounds", "nowhere"], "error: no videos (*.npy) in"),
         (["--eval.num-episodes", "0"], "start at 1"),
     ],
 )
@@ -284,7 +284,7 @@ def test_bad_input_gets_one_line(train_file, tmp_path, flags, message):
 def test_resume_of_nothing_or_with_other_arguments(finished):
     for flags in (["nowhere"], [finished, "--seed", 3]):
         result = run("laom_supervised.py", "--resume", *flags)
-        assert result.returncode != 0 and "takes no other arguments, and the folder of a run of laom_supervised.py" in result.stderr
+        assert result.returncode != 0 and "takes the folder of a run of laom_supervised.py and nothing else" in result.stderr
 
 
 def test_evaluation_data_are_other_data(train_file, tmp_path):
@@ -300,4 +300,4 @@ def test_data_without_its_videos(train_file, tmp_path):
         with h5py.File(path, "r+") as file:
             del file.attrs["backgrounds"]
     result = run("laom_supervised.py", *TINY, "--data", tmp_path / train_file.name, "--runs", tmp_path / "runs")
-    assert result.returncode != 0 and "give --eval.backgrounds FOLDER" in result.stderr
+    assert result.returncode != 0 and "no videos (*.npy) in" in result.stderr and "--eval.backgrounds" in result.stderr
