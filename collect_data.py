@@ -430,7 +430,6 @@ class DistractingControl(gym.Wrapper):
         self.color_rng, self.camera_rng, self.background_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
         self.color_low, self.color_high = (np.clip(self.own_colors + s, 0, 1) for s in (-self.color_scale, self.color_scale))
         self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
-
         s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
         radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
         self.camera_low = np.array([radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)])
@@ -440,7 +439,6 @@ class DistractingControl(gym.Wrapper):
         self.own_radius, direction = radius, self.camera_rng.normal(size=3)
         self.velocity = direction / np.linalg.norm(direction) * self.camera_rng.uniform(0, 0.4 * s)  # metres per step
         self.roll, self.roll_velocity = self.camera_rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]  # radians, radians per step
-
         if self.videos:  # played to and fro from a random frame in a random direction
             self.video = self.videos[self.background_rng.integers(len(self.videos))]
             self.video_period = max(2 * len(self.video) - 2, 1)
@@ -451,7 +449,6 @@ class DistractingControl(gym.Wrapper):
         states, reward, terminated, truncated, _ = self.env.step(action)
         colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
         self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
-
         s, unit = self.camera_scale, self.camera_scale * self.own_radius / 4
         velocity = self.velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
         self.velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))

@@ -442,6 +442,8 @@ class Run:
         self.saved = {"stage": None, "finished": [], "budgets": {}, "metrics_size": 0}
         if args.resume and (self.folder / "checkpoint.pt").exists():
             self.saved = torch.load(self.folder / "checkpoint.pt", map_location=args.device, weights_only=True)
+        self.stop = lambda *_: sys.exit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
+        _ = signal.signal(signal.SIGTERM, self.stop), signal.signal(signal.SIGINT, self.stop)  # in a stage, updates saves first
         if RANK > 0:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -476,12 +478,11 @@ class Run:
         kind, values, stop = stage.split("_")[0], {}, []
         saved_at, logged_at, logged_step = time.time(), time.time(), first
         handlers = {number: signal.signal(number, lambda *_: stop.append(True)) for number in (signal.SIGTERM, signal.SIGINT)}
-        bar = tqdm(total=total, initial=first, desc=stage, unit="update", disable=RANK > 0)
-        for step in range(first, total):
+        bar = tqdm(range(first, total), stage, total, initial=first, unit="update", disable=RANK > 0)
+        for step in bar:  # whatever ends the loop closes the bar: a message gets a line of its own
             lr = learning_rate(cfg.learning_rate, step, warmup, total, self.args.lr_schedule)
             parts["optim"].param_groups[0]["lr"] = values["learning_rate"] = lr
             yield step, values
-            bar.update()
             log_due = (step + 1) % self.args.log_interval == 0 or step + 1 == total
             save_due = bool(stop) or time.time() - saved_at > 60 * self.args.checkpoint_minutes
             if not log_due and (WORLD_SIZE > 1 or not save_due):
@@ -492,8 +493,9 @@ class Run:
                 dist.all_reduce(numbers)
             save_due, stop_due, *numbers = (numbers / WORLD_SIZE).tolist()  # waits for the GPU
             numbers = {f"{kind}/{name}": number for name, number in zip(values, numbers)}
-            if not math.isfinite(numbers[f"{kind}/loss"]):
-                raise SystemExit(f"error: {stage}: the loss is not finite at step {step + 1}; the last checkpoint stands")
+            kept = parts["optim"].param_groups[0]["params"] if save_due or step + 1 == total else ()
+            if not math.isfinite(numbers[f"{kind}/loss"]) or not all(x.isfinite().all() for x in kept):
+                raise SystemExit(f"error: {stage}: loss or weights not finite at step {step + 1}; the last checkpoint stands")
             if log_due:
                 speed = (step + 1 - logged_step) * cfg.batch_size / (time.time() - logged_at)
                 logged_at, logged_step = time.time(), step + 1
@@ -503,8 +505,7 @@ class Run:
                 self.save_checkpoint(stage=stage, step=step + 1, parts={name: part.state_dict() for name, part in parts.items()})
                 saved_at = time.time()
             if stop_due:
-                raise SystemExit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
-        bar.close()
+                self.stop()
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
@@ -541,8 +542,12 @@ def write_whole(path: Path, write: Callable):
     """Writes a file whole or not at all; write gets the open file. Of several ranks, the first writes."""
     if RANK == 0:
         partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
-            write(file)
+        try:
+            with open(partial, "wb") as file:
+                write(file)
+        except (OSError, RuntimeError) as error:  # a full disk; torch.save hides the first in the second
+            partial.unlink(missing_ok=True)
+            raise SystemExit(f"error: {path}: {error.__context__ or error}; what was saved before stands")
         partial.replace(path)
 
 
@@ -753,7 +758,6 @@ class DistractingControl(gym.Wrapper):
         self.color_rng, self.camera_rng, self.background_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
         self.color_low, self.color_high = (np.clip(self.own_colors + s, 0, 1) for s in (-self.color_scale, self.color_scale))
         self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
-
         s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
         radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
         self.camera_low = np.array([radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)])
@@ -763,7 +767,6 @@ class DistractingControl(gym.Wrapper):
         self.own_radius, direction = radius, self.camera_rng.normal(size=3)
         self.velocity = direction / np.linalg.norm(direction) * self.camera_rng.uniform(0, 0.4 * s)  # metres per step
         self.roll, self.roll_velocity = self.camera_rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]  # radians, radians per step
-
         if self.videos:  # played to and fro from a random frame in a random direction
             self.video = self.videos[self.background_rng.integers(len(self.videos))]
             self.video_period = max(2 * len(self.video) - 2, 1)
@@ -774,7 +777,6 @@ class DistractingControl(gym.Wrapper):
         states, reward, terminated, truncated, _ = self.env.step(action)
         colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
         self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
-
         s, unit = self.camera_scale, self.camera_scale * self.own_radius / 4
         velocity = self.velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
         self.velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
@@ -983,8 +985,7 @@ def main(args: Args):
         results["budgets"][str(number)] = budget
         write_whole(run.folder / "results.json", lambda file: file.write(json.dumps(results, indent=2).encode()))
         run.finish(f"eval_{number}")
-    table = [sys.executable, Path(__file__).parent / "benchmark" / "table.py", run.folder]
-    print(subprocess.run(table, capture_output=True, text=True).stdout)
+    print(subprocess.check_output([sys.executable, Path(__file__).parent / "benchmark" / "table.py", run.folder], text=True))
 
 
 if __name__ == "__main__":
