@@ -990,7 +990,7 @@ def main(args: Args):
         results["budgets"][str(number)] = budget
         write_whole(run.folder / "results.json", lambda file: file.write(json.dumps(results, indent=2).encode()))
         run.finish(f"eval_{number}")
-    print(subprocess.check_output([sys.executable, Path(__file__).parent / "benchmark" / "table.py", run.folder], text=True))
+    print(subprocess.run([sys.executable, Path(__file__).parent / "benchmark/table.py", run.folder], stdout=-1, text=True).stdout)
 
 
 if __name__ == "__main__":
