@@ -106,7 +106,8 @@ class Args:
     num_workers: int = os.cpu_count() or 1  # processes that simulate and render; one per core is a good choice
     seed: int = 0  # of physics, videos, camera and colours; each trajectory has its own seed derived from it
     shard: str = "1/1"  # collect only this part of the trajectories, k/n with k from 1 to n: many machines make one dataset
-    expert: Path | None = None  # expert file (.npz); the default is experts/<task>.npz beside this script
+    expert: Path | None = None
+    """expert file (.npz) that plays, by default experts/<task>.npz beside this script; or from which --train-expert goes on"""
     rerender: Path | None = None
     """render the trajectories of this file again, as --difficulty, --backgrounds and --seed say; pixels alone change"""
     preview: bool = False  # draw all tasks, and one trajectory of --task and its twins, under these settings, and stop
@@ -197,7 +198,7 @@ class SACExpert(nn.Module):
         self.actor = mlp([state_dim, *hidden, 2 * action_dim], nn.ReLU)
         self.critics = nn.ModuleList(mlp([state_dim + action_dim, *hidden, 1], nn.ReLU, layer_norm=True) for _ in range(2))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
-        self.log_alpha = nn.Parameter(torch.tensor(math.log(args.init_temperature)))
+        self.log_alpha, self.actor_starts = nn.Parameter(torch.tensor(math.log(args.init_temperature))), 0
         self.optims = [torch.optim.Adam(x.parameters(), args.learning_rate, fused=True) for x in (self.actor, self.critics)]
         self.optims += [torch.optim.Adam([self.log_alpha], args.learning_rate, betas=(0.5, 0.999))]
         rounds = args.buffer_size // args.num_envs // EPISODE_LENGTH * EPISODE_LENGTH  # kept: whole episodes
@@ -243,7 +244,7 @@ class SACExpert(nn.Module):
                 target = rewards + args.gamma**args.n_step * next_value  # no episode ends early: always bootstrap
             x = torch.cat([states, actions], -1)
             descend(critic_optim, sum(F.mse_loss(critic(x)[:, 0], target) for critic in self.critics))
-            if update % args.policy_delay == 0:
+            if update % args.policy_delay == 0 and step >= self.actor_starts:
                 self.critics.requires_grad_(False)
                 new_actions, log_prob = self.sample(states)
                 x = torch.cat([states, new_actions], -1)
@@ -324,6 +325,15 @@ def train_expert(args: Args):
             optim.load_state_dict(state)
         vars(statistics).update({name: saved["statistics"][name].numpy() for name in vars(statistics)})
         print(f"continuing from {checkpoint} at step {step:,}")
+    elif args.expert:  # SAC first fills its buffer with the expert's episodes, then teaches its critics, then changes the policy
+        expert, linears = load_expert(args.expert), [layer for layer in agent.actor if isinstance(layer, nn.Linear)]
+        if (expert.about["algorithm"], expert.layers[0][1].shape) != (args.train_expert, linears[0].bias.shape):
+            raise SystemExit(f"error: {args.expert} is {expert.about}; --train-expert and hidden-dim must be the same")
+        for linear, (weight, bias) in zip(linears, expert.layers):
+            linear.weight.data[: len(weight)], linear.bias.data[: len(bias)] = torch.from_numpy(weight), torch.from_numpy(bias)
+        statistics.mean, statistics.var, statistics.count = expert.state_mean, (expert.state_std - 1e-3) ** 2, 1e6
+        if args.train_expert == "sac":
+            step, agent.actor_starts = hyper.learning_starts, 2 * hyper.learning_starts
 
     args.expert_output.mkdir(parents=True, exist_ok=True)
     first_step, started = step, time.time() - seconds

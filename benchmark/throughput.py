@@ -84,8 +84,8 @@ class Train:
     """training file"""
     evaluation: bool = True
     """also play laom.py's evaluation, 25 episodes with seen and 25 with unseen videos: some minutes"""
-    flags: tuple[str, ...] = ()
-    """further arguments of the scripts, in quotes: --flags "--device cpu" "--compile" """
+    flags: str = ""
+    """further arguments of the scripts, with an equals sign: --flags="--device cpu --compile" """
 
 
 class Clock:
@@ -124,8 +124,9 @@ def load(name: str, train: Train, folder: str):
     method.tqdm = lambda *args, tqdm=method.tqdm, **kwargs: tqdm(*args, **kwargs | {"disable": True})
     sizes = ["demo", *REFERENCE_FLAGS[name]] if train.sizes == "reference" else ["paper"]
     budget = "all" if name == "bc" else "8"
-    flags = [word for flag in train.flags for word in flag.split()]
-    args = method.parse_args([*sizes, "--num-labeled-trajectories", budget, "--data", train.data, "--runs", folder, *flags])
+    args = method.parse_args(
+        [*sizes, "--num-labeled-trajectories", budget, "--data", train.data, "--runs", folder, *train.flags.split()]
+    )
     method.start_process(args)
     return method, args, method.Dataset(args.data, args.device, data_device=args.data_device)
 
@@ -298,7 +299,7 @@ def train_limited(args: LargeFile, report):
     """A process with limited memory: runs laom.py's stage 1, and reports the seconds and its memory as it goes."""
     started = time.perf_counter()
     resource.setrlimit(resource.RLIMIT_DATA, (int(args.limit_gigabytes * 1e9),) * 2)
-    train = Train(data=str(args.output), flags=("--log-interval 1",))
+    train = Train(data=str(args.output), flags="--log-interval 1")
     with tempfile.TemporaryDirectory() as folder:
         method, settings, data = load("laom", train, folder)
         read_seconds = time.perf_counter() - started

@@ -368,5 +368,5 @@ def test_twins_and_reconstruction(train_file, tmp_path):
 
     result = run("benchmark/table.py", folder, tmp_path)
     assert result.returncode == 0 and "no results.json yet" in result.stderr
-    row = result.stdout.splitlines()[-1]
+    row = next(line for line in result.stdout.splitlines() if line.startswith(f"| {folder.name}"))
     assert f"{measures['action_probe_mse_over_var/seen_videos']:.3f} \\| " in row and "(laom_supervised.py)" in row
