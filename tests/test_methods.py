@@ -159,11 +159,11 @@ def measured(method, args, network) -> dict:
 def test_lapo_finds_actions_where_nothing_distracts(clean_file, monkeypatch):
     """Without distractors z comes to tell the true action: better than the mean action and than an untrained LAM."""
     monkeypatch.syspath_prepend(ROOT / "benchmark")
-    changes = {"lam__num_epochs": 4, "lam__future_obs_offset": 1, "lam__quantizer": "none"}
+    changes = {"lam__num_epochs": 6, "lam__future_obs_offset": 1, "lam__quantizer": "none"}
     args = lapo.parse_args([*flags("lapo.py", 1, **changes), "--data", str(clean_file)])
     torch.manual_seed(args.seed)
     untrained = measured(lapo, args, lapo.LAM(args.lam, 3).requires_grad_(False))["action_probe_mse_over_var/unseen_videos"]
-    lam = lapo.train_lam(args, lapo.Dataset(args.data, args.device), "lam", Recorder(150, keep=False))
+    lam = lapo.train_lam(args, lapo.Dataset(args.data, args.device), "lam", Recorder(230, keep=False))
     results = measured(lapo, args, lam.requires_grad_(False))
     assert results["action_probe_mse_over_var/unseen_videos"] < min(0.7, 0.9 * untrained), (results, untrained)
     assert len(results["action_probe_mse_over_var_per_dimension/seen_videos"]) == 6
