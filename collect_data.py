@@ -74,6 +74,7 @@ class SACArgs:
     n_step: int = 3  # rewards summed before the target critics take over
     buffer_size: int = 1_024_000  # transitions kept for replay
     learning_starts: int = 32_000  # steps with random actions before the first update
+    height_reward: float = 0.0  # added in training: this times the torso's height in metres, for bodies that must get up first
 
 
 @dataclass
@@ -157,10 +158,15 @@ def standardize(states: np.ndarray, statistics: RunningMeanStd) -> torch.Tensor:
     return torch.as_tensor(np.clip((states - statistics.mean) / (np.sqrt(statistics.var) + 1e-3), -10, 10), dtype=torch.float32)
 
 
-def make_state_envs(task: str, num_envs: int) -> gym.vector.VectorEnv:
+def make_state_envs(task: str, num_envs: int, height_reward: float = 0.0) -> gym.vector.VectorEnv:
     """Environments with flat proprioceptive states (num_envs, S), stepped together; no episode ends before its 1,000 steps."""
-    make = [lambda: gym.wrappers.FlattenObservation(load_task(task))] * num_envs
-    return gym.vector.SyncVectorEnv(make, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+
+    def make_env():
+        env = gym.wrappers.FlattenObservation(load_task(task))
+        position = env.unwrapped.physics.named.data.xpos["torso"]  # a view
+        return gym.wrappers.TransformReward(env, lambda reward: reward + height_reward * position[2])
+
+    return gym.vector.SyncVectorEnv([make_env] * num_envs, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
 
 
 def play_expert(expert: Expert, task: str, episodes: int, seed: int) -> np.ndarray:
@@ -303,8 +309,7 @@ class PPOExpert(nn.Module):
 
 
 def train_expert(args: Args):
-    """Trains an expert and keeps the best by the mean of ten greedy returns. A restart continues from the checkpoint; SAC fills its
-    buffer anew with that policy."""
+    """Trains an expert, keeps the best by the mean of ten greedy returns; goes on from its checkpoint, SAC with a new buffer."""
     hyper = args.sac if args.train_expert == "sac" else args.ppo
     made_by = f"{args.train_expert}, seed {args.seed}, {hyper.hidden_dim} units, {hyper.num_envs} environments"
     path, checkpoint = (args.expert_output / f"{args.task}{suffix}" for suffix in (".npz", ".checkpoint.pt"))
@@ -315,7 +320,7 @@ def train_expert(args: Args):
         raise SystemExit(f"error: {checkpoint} was made by {saved['made_by']}; remove it or give another --expert-output")
     step, seconds, curve, best_score = (saved[name] for name in ("step", "seconds", "curve", "best_score"))
     torch.manual_seed(args.seed)
-    envs = make_state_envs(args.task, hyper.num_envs)
+    envs = make_state_envs(args.task, hyper.num_envs, getattr(hyper, "height_reward", 0.0))
     state_dim, action_dim = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
     statistics, rng = RunningMeanStd(shape=state_dim), np.random.default_rng([args.seed, step])
     agent = (SACExpert if args.train_expert == "sac" else PPOExpert)(hyper, state_dim, action_dim, statistics, rng)
