@@ -155,9 +155,8 @@ def test_verify_expert():
 @pytest.mark.parametrize("algorithm", ["sac", "ppo"])
 def test_expert_training_learns_and_continues(algorithm, tmp_path):
     """A few thousand steps: files are written, the exported expert loads, and the same command with more steps goes on."""
-    small = {"sac": ["--sac.num-envs", 8, "--sac.learning-starts", 800, "--sac.total-steps"], "ppo": ["--ppo.total-steps"]}[
-        algorithm
-    ]
+    small = ["--sac.num-envs", 8, "--sac.learning-starts", 800, "--sac.updates-per-round", 1] if algorithm == "sac" else []
+    small = [*small, f"--{algorithm}.total-steps"]
     command = ["collect_data.py", "--train-expert", algorithm, "--expert-output", tmp_path, "--eval-interval", 8000, *small]
     assert run(*command, 8000).returncode == 0
     about = collect_data.load_expert(tmp_path / "cheetah-run.npz").about
@@ -168,6 +167,30 @@ def test_expert_training_learns_and_continues(algorithm, tmp_path):
     assert result.returncode != 0 and "seed 0" in result.stderr and "Traceback" not in result.stderr
     checkpoint = torch.load(tmp_path / "cheetah-run.checkpoint.pt", weights_only=True)
     assert [point["step"] for point in checkpoint["curve"]] == [8000, 16000]
+
+
+def test_expert_training_goes_on_from_a_shipped_policy(tmp_path):
+    """Before the critics know the policy it stays as it is: its file says what the shipped one says, bit for bit."""
+    expert, small = ROOT / "experts" / "cheetah-run.npz", ["--sac.num-envs", 8, "--sac.learning-starts", 1600, "--sac.hidden-dim"]
+    command = ["collect_data.py", "--train-expert", "sac", "--expert", expert, "--expert-output", tmp_path, *small]
+    result = run(*command, 256, "--sac.total-steps", 2400, "--sac.updates-per-round", 1, "--sac.height-reward", 0.1)
+    assert result.returncode == 0, result.stderr
+    (shipped, shipped_bias), (found, found_bias) = (
+        collect_data.load_expert(path).layers[-1] for path in (expert, tmp_path / "cheetah-run.npz")
+    )
+    assert (shipped == found).all() and (shipped_bias == found_bias).all()
+    result = run(*command, 128, "--expert-output", tmp_path / "other")
+    assert result.returncode != 0 and "hidden-dim must be the same" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_height_is_rewarded_on_demand():
+    rewards = []
+    for height_reward in (0.0, 2.0):
+        envs = collect_data.make_state_envs("hopper-hop", 1, height_reward)
+        envs.reset(seed=0)
+        rewards.append(envs.step(np.zeros((1, 4), np.float32))[1][0])
+        height = envs.envs[0].unwrapped.physics.named.data.xpos["torso", "z"]
+    assert rewards[1] - rewards[0] == pytest.approx(2 * height) and height > 0.5
 
 
 def test_davis_layout(tmp_path):

@@ -211,7 +211,7 @@ def test_idm_learns_the_actions_of_its_trajectories(train_file):
 # ---- Pipelines ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script,budgets", [("lapo.py", [1, 2]), ("laom.py", [1, 2]), ("idm.py", [1, 2]), ("bc.py", ["all", 1])])
+@pytest.mark.parametrize("script,budgets", [("lapo.py", [2]), ("laom.py", [1, 2]), ("idm.py", [2]), ("bc.py", ["all", 1])])
 def test_pipeline_stopped_and_resumed(script, budgets, train_file, tmp_path):
     """SIGTERM in the first stage: a checkpoint and a line that says how to go on; then the whole pipeline."""
     command = [sys.executable, ROOT / script, *flags(script, *budgets), "--data", train_file, "--runs", tmp_path]
@@ -237,11 +237,11 @@ def test_pipeline_stopped_and_resumed(script, budgets, train_file, tmp_path):
         assert steps == sorted(set(steps)), stage
     weights, last = {path.name for path in folder.glob("*.pt")}, budgets[-1]
     if script in ("lapo.py", "laom.py"):
-        assert {"lam.pt", "actor.pt", "decoder_1.pt", "decoder_2.pt"} <= weights
+        assert {"lam.pt", "actor.pt", *(f"decoder_{budget}.pt" for budget in budgets)} <= weights
         assert 0 < results["latent_actions"]["action_probe_mse_over_var/seen_videos"] < 2
         assert f"action_probe_mse_over_var/unseen_videos {'':19}" in result.stdout  # the table at the end of stage 1
     elif script == "idm.py":
-        assert {"idm_1.pt", "actor_1.pt", "idm_2.pt", "actor_2.pt"} <= weights
+        assert {"idm_2.pt", "actor_2.pt"} <= weights
         assert 0 < results["budgets"]["2"]["idm"]["idm_mse_over_var/unseen_videos"] < 3
     else:
         assert {"actor_all.pt", "actor_1.pt"} <= weights
