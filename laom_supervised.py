@@ -630,7 +630,7 @@ def train_lam(args: Args, data: Dataset, labeled_data: Dataset, labeled_index: t
 
 
 def train_actor(args: Args, data: Dataset, lam: LAM, stage: str, run: Run) -> Actor:
-    """Stage 2: clones the LAM's latent actions on all transitions. The oracle, a decoder on all true actions, only diagnoses."""
+    """Stage 2: clones z of all transitions, in units of its spread. An oracle, a decoder on all true actions, only diagnoses."""
     cfg, dtype = args.bc, args.dtype
     torch.manual_seed(args.seed)
     actor = Actor(cfg, args.frame_stack, args.lam.latent_action_dim).to(args.device, memory_format=torch.channels_last)
@@ -638,18 +638,17 @@ def train_actor(args: Args, data: Dataset, lam: LAM, stage: str, run: Run) -> Ac
     if run.load_finished(stage, cfg.checkpoint, actor=actor):
         return actor
     optim = torch.optim.Adam([*actor.parameters(), *oracle.parameters()], lr=cfg.learning_rate, fused=True)
-    lam.requires_grad_(False)
+    index = data.transitions()
+    some = infer_all(args, lam.requires_grad_(False), data, index[:: len(index) // 4096 + 1], OBS, NEXT_OBS)
+    mean, std = some.mean(0), some.var(0).mean().sqrt()  # z may lie many std from zero, which would take Adam long
 
     def losses(obs, next_obs, actions):
         with args.autocast():
-            with torch.no_grad():
-                latent_action = lam(obs, next_obs)
-            prediction = actor(obs)
+            latent_action, prediction = (lam(obs, next_obs) - mean) / std, actor(obs)
             oracle_loss = own_mse(oracle(prediction.detach()), actions)
-        return F.mse_loss(prediction.float(), latent_action.float()), oracle_loss
+        return F.mse_loss(prediction.float(), latent_action), oracle_loss
 
     losses = parallel(losses, args, actor, oracle)
-    index = data.transitions()
     total, warmup = (epochs * (len(index) // cfg.batch_size) for epochs in (cfg.num_epochs, cfg.warmup_epochs))
     for step, values in run.updates(stage, total, cfg, warmup, actor=actor, oracle=oracle, optim=optim):
         batch = share(batch_at(index, cfg.batch_size, args.seed, step))
