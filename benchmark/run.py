@@ -63,17 +63,17 @@ SCALES = {
     "demo": Scale(
         "demo", Path("data"), (24, 8), ("cheetah-run",), ("walker-run", "hopper-hop"), 12, (0,), (2, 8), 32, (16, 64), {},
     ),
-    # The demo's networks and learning rates, three seeds, 64 trajectories: 20 passes of the LAM are 5,000 updates of 256
-    # transitions (demo: 650), so that the probes can settle; augmentation, which the demo leaves out, is a part of LAOM. IDM and
-    # BC get about as many updates per labelled trajectory as the demo's; 10 episodes of each seed evaluate a budget.
+    # The demo's networks and learning rates, three seeds, 64 trajectories. Four passes are 1,000 updates of LAM and actor (demo: 650
+    # and 740). All five methods, with and without distractors, take about an hour for each seed and kind of data on two
+    # cores, so six hours in all; LAPO's decoder and the two budgets of LAOM+supervision and IDM are most of it.
     "mini": Scale(
-        "demo", Path("data/mini"), (64, 8), ("cheetah-run",), ("walker-run", "hopper-hop"), 32, (0, 1, 2), (2, 8, 32), 32, (16, 64),
+        "demo", Path("data/mini"), (64, 8), ("cheetah-run",), ("walker-run", "hopper-hop"), 32, (0, 1, 2), (8, 32), 32, (16, 64),
         {
-            "lapo.py": "--lam.num-epochs 20 --eval.num-episodes 10",
-            "laom.py": "--lam.num-epochs 20 --lam.use-aug --eval.num-episodes 10",
-            "laom_supervised.py": "--lam.num-epochs 20 --lam.use-aug --eval.num-episodes 10",
-            "idm.py": "--idm.num-updates 1000 --eval.num-episodes 10",
-            "bc.py": "--bc.num-updates 1000 --eval.num-episodes 10",
+            "lapo.py": "--lam.num-epochs 4 --bc.num-epochs 4 --eval.num-episodes 10",
+            "laom.py": "--lam.num-epochs 4 --bc.num-epochs 4 --eval.num-episodes 10",
+            "laom_supervised.py": "--lam.num-epochs 4 --bc.num-epochs 4 --eval.num-episodes 10",
+            "idm.py": "--idm.num-updates 1000 --bc.num-epochs 4 --eval.num-episodes 10",
+            "bc.py": "--bc.num-updates 1000 --bc.num-epochs 4 --eval.num-episodes 10",
         },
     ),
 }  # fmt: skip

@@ -197,6 +197,30 @@ def test_laom_learns_without_actions(train_file):
     assert not torch.equal(ends[0][0]["lam"]["encoder.0.weight"], ends[0][-1]["lam"]["encoder.0.weight"])
 
 
+class Shifted(torch.nn.Module):
+    """A LAM whose latent actions are those of another in other units and far from zero."""
+
+    def __init__(self, lam: torch.nn.Module):
+        super().__init__()
+        self.lam = lam
+
+    def forward(self, obs, next_obs):
+        return 8 * self.lam(obs, next_obs) + 32
+
+
+def test_actor_does_not_mind_where_z_lies(train_file):
+    args = laom.parse_args([*flags("laom.py", 1, lam__quantizer="none"), "--data", str(train_file)])
+    args = dataclasses.replace(args, device="cpu", precision="fp32")
+    data, ends = laom.Dataset(args.data, "cpu"), []
+    torch.manual_seed(0)
+    lam = laom.LAM(args.lam, args.frame_stack)
+    for network in (lam, Shifted(lam)):
+        laom.train_actor(args, data, network, "bc", recorder := Recorder(5))
+        ends.append(recorder.history[-1]["actor"])
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=0, atol=0.2 * args.bc.learning_rate)  # Adam: a step is a rate
+
+
 def test_idm_learns_the_actions_of_its_trajectories(train_file):
     """A few dozen updates on one trajectory beat its mean action there; the actor has the IDM's outputs as targets."""
     args = idm.parse_args([*flags("idm.py", 1, idm__learning_rate=1e-3), "--data", str(train_file)])
