@@ -64,8 +64,8 @@ SCALES = {
         "demo", Path("data"), (24, 8), ("cheetah-run",), ("walker-run", "hopper-hop"), 12, (0,), (2, 8), 32, (16, 64), {},
     ),
     # The demo's networks and learning rates, three seeds, 64 trajectories. Four passes are 1,000 updates of LAM and actor (demo:
-    # 650, 740). All five methods, with and without distractors, take about an hour for each seed and kind of data on two cores, so six
-    # hours in all; LAPO's decoder and the two budgets of LAOM+supervision and IDM are most of it.
+    # 650 and 740). The five methods, with and without distractors, take about an hour for each seed and kind of data on two
+    # cores, six in all; LAPO's decoder and the two budgets of LAOM+supervision and IDM are most of it.
     "mini": Scale(
         "demo", Path("data/mini"), (64, 8), ("cheetah-run",), ("walker-run", "hopper-hop"), 32, (0, 1, 2), (8, 32), 32, (16, 64),
         {
