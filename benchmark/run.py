@@ -81,14 +81,15 @@ SCALES = {
 # ---- The runs: scripts and the flags that a scale's preset does not have -----------------------------------------------------
 
 # What needs the probes alone: the policy stays untrained, and its returns are no result.
-PROBE_ONLY = "--num-labeled-trajectories 2 --bc.num-epochs 0 --decoder.num-updates 1 --eval.num-episodes 1"
+PROBE_ONLY = "--num-labeled-trajectories {least_labels} --bc.num-epochs 0 --decoder.num-updates 1 --eval.num-episodes 1"
 CROSS = "--data OTHERS --trajectories-per-file {trajectories_per_file} --labeled-data OWN"  # training files of the other tasks
 SMALL = "--lam.latent-action-dim {dim} --num-labeled-trajectories {most_labels}"  # Section 5: 128 labelled trajectories
 
 
 def list_runs(scale: Scale) -> dict[str, str]:
     """Name → script and flags. What else a command needs (data, label budgets, twins, seed, folder): see `make_command`."""
-    original = f"lapo.py --lam.future-obs-offset 1 --lam.latent-action-dim {scale.original_dim} {PROBE_ONLY}"
+    probe_only = PROBE_ONLY.format(least_labels=scale.budgets[0])
+    original = f"lapo.py --lam.future-obs-offset 1 --lam.latent-action-dim {scale.original_dim} {probe_only}"
     cross = CROSS.format(trajectories_per_file=scale.trajectories_per_file)
     runs = {
         "bc": "bc.py",
@@ -99,8 +100,8 @@ def list_runs(scale: Scale) -> dict[str, str]:
         "lapo_original": original,
         "lapo_original_vq": f"{original} --lam.quantizer vq",
         "lapo_original_fsq": f"{original} --lam.quantizer fsq",
-        "lapo_multi_step": f"lapo.py --lam.latent-action-dim {scale.original_dim} {PROBE_ONLY}",
-        "laom_no_aug": f"laom.py --lam.no-use-aug {PROBE_ONLY}",
+        "lapo_multi_step": f"lapo.py --lam.latent-action-dim {scale.original_dim} {probe_only}",
+        "laom_no_aug": f"laom.py --lam.no-use-aug {probe_only}",
         "laom_aug": "laom.py --lam.use-aug",  # where the preset augments, this is laom, and done once
         "laom_fsq": "laom.py --lam.quantizer fsq",
         "idm_multi_step": "idm.py --idm.future-obs-offset 10",
