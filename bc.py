@@ -776,7 +776,8 @@ def main(args: Args):
         results["budgets"][str(number)] = budget
         write_whole(run.folder / "results.json", lambda file: file.write(json.dumps(results, indent=2).encode()))
         run.finish(f"eval_{number}")
-    print(subprocess.run([sys.executable, Path(__file__).parent / "benchmark/table.py", run.folder], stdout=-1, text=True).stdout)
+    table = [sys.executable, Path(__file__).parent / "benchmark/table.py", run.folder]
+    print(subprocess.run(table, stdout=subprocess.PIPE, text=True).stdout)
 
 
 if __name__ == "__main__":

@@ -640,7 +640,7 @@ def train_actor(args: Args, data: Dataset, lam: LAM, stage: str, run: Run) -> Ac
     optim = torch.optim.Adam([*actor.parameters(), *oracle.parameters()], lr=cfg.learning_rate, fused=True)
     index = data.transitions()
     some = infer_all(args, lam.requires_grad_(False), data, index[:: len(index) // 4096 + 1], OBS, NEXT_OBS)
-    mean, std = some.mean(0), some.var(0).mean().sqrt()  # z may lie many std from zero, which would take Adam long
+    mean, std = some.mean(0), some.var(0).mean().sqrt().clamp(min=1e-6)  # z may lie many std from zero: long for Adam
 
     def losses(obs, next_obs, actions):
         with args.autocast():
@@ -989,7 +989,8 @@ def main(args: Args):
         results["budgets"][str(number)] = budget
         write_whole(run.folder / "results.json", lambda file: file.write(json.dumps(results, indent=2).encode()))
         run.finish(f"eval_{number}")
-    print(subprocess.run([sys.executable, Path(__file__).parent / "benchmark/table.py", run.folder], stdout=-1, text=True).stdout)
+    table = [sys.executable, Path(__file__).parent / "benchmark/table.py", run.folder]
+    print(subprocess.run(table, stdout=subprocess.PIPE, text=True).stdout)
 
 
 if __name__ == "__main__":
