@@ -13,7 +13,7 @@ HDF5 file with training videos and one with evaluation videos, which the learner
     python collect_data.py --preview --difficulty hard         # pictures of all tasks, of a trajectory and of its twins
     python collect_data.py --from-videos videos/               # an action-free dataset of mp4 files and the like
     python collect_data.py --verify-expert 100                 # plays the expert without rendering
-    python collect_data.py --train-expert sac                  # trains an expert into runs/experts/
+    python collect_data.py --train-expert                      # trains an expert into runs/experts/
 
 Files in --output (data/): <task>__<difficulty>__{train,val}[__03-of-16].hdf5, format in `create_dataset_file`; beside each a .png
 and a .gif that show it; backgrounds/<name>/{train,val}/*.npy, the videos, which evaluation uses again. A killed collection
@@ -26,6 +26,7 @@ trajectory also stores its seed and the MuJoCo state behind every picture.
 import concurrent.futures
 import copy
 import fcntl
+import functools
 import itertools
 import json
 import math
@@ -59,7 +60,7 @@ from tqdm import tqdm
 
 @dataclass
 class SACArgs:
-    """--train-expert sac: soft actor-critic (Haarnoja et al., 2018), the paper's choice for humanoid-walk."""
+    """--train-expert: soft actor-critic (Haarnoja et al., 2018), the paper's choice for humanoid-walk; its others are of PPO."""
 
     total_steps: int = 4_000_000  # environment steps, all environments together
     num_envs: int = 64  # environments that step together
@@ -74,23 +75,9 @@ class SACArgs:
     n_step: int = 3  # rewards summed before the target critics take over
     buffer_size: int = 1_024_000  # transitions kept for replay
     learning_starts: int = 32_000  # steps with random actions before the first update
+    episode_length: int = 1000  # steps of an episode in training, at most 1,000
     height_reward: float = 0.0  # added in training: this times the torso's height in metres, for bodies that must get up first
-
-
-@dataclass
-class PPOArgs:
-    """--train-expert ppo: proximal policy optimisation (Schulman et al., 2017), the paper's choice for the other tasks."""
-
-    total_steps: int = 20_000_000  # environment steps, all environments together
-    num_envs: int = 32  # environments that step together
-    rollout_length: int = 250  # steps of each environment between updates; divides the episode of 1,000 steps
-    update_epochs: int = 10  # passes over each rollout
-    num_minibatches: int = 16  # minibatches per pass
-    hidden_dim: int = 64  # width of the two hidden layers of policy and value
-    learning_rate: float = 3e-4  # Adam's at the start; falls linearly to zero
-    gamma: float = 0.99  # discount per step
-    gae_lambda: float = 0.95  # lambda of the generalised advantage estimate
-    clip_coef: float = 0.2  # clip of the probability ratio
+    upright_starts: float = 0.0  # share of the environments whose episodes begin upright in training; the task's are tumbled
 
 
 # differs: the arguments of a collection
@@ -114,11 +101,10 @@ class Args:
     preview: bool = False  # draw all tasks, and one trajectory of --task and its twins, under these settings, and stop
     from_videos: Path | None = None  # make an action-free dataset of the videos (mp4, mov, mkv, avi, webm, gif) here, and stop
     verify_expert: int | None = None  # play the expert so many episodes without rendering, print its returns, and stop
-    train_expert: Literal["ppo", "sac"] | None = None  # train an expert on states into --expert-output, and stop
+    train_expert: bool = False  # train an expert on states into --expert-output, and stop
     expert_output: Path = Path("runs/experts")  # folder for an expert, its learning curve and its checkpoint
     eval_interval: int = 100_000  # steps between evaluations and checkpoints of an expert in training
     sac: SACArgs = field(default_factory=SACArgs)
-    ppo: PPOArgs = field(default_factory=PPOArgs)
 
 
 # differs: sizes of a collection
@@ -130,14 +116,14 @@ PRESETS = {
 EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
 
 
-# ---- Experts: PPO and SAC on proprioceptive states, without rendering (Appendix C) -------------------------------------------
+# ---- Experts: SAC on proprioceptive states, without rendering (Appendix C) ---------------------------------------------------
 
 
 class Expert:
     """A trained policy that plays greedily: a small MLP in numpy.
 
     __call__: states (..., S) → actions (..., A) float32 in [-1, 1]. The file is an .npz below 1 MB: weight_i, bias_i, state_mean,
-    state_std, and `about`, a JSON text that says how it was trained. SAC has ReLU units and a tanh, PPO tanh units and a clip.
+    state_std, and `about`, a JSON text that says how it was trained. Units are ReLUs, the output is a tanh.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray]):
@@ -146,11 +132,11 @@ class Expert:
         self.state_mean, self.state_std = arrays["state_mean"], arrays["state_std"]
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
-        sac, (*hidden, (weight, bias)) = self.about["algorithm"] == "sac", self.layers
+        *hidden, (weight, bias) = self.layers
         x = np.clip((states.astype(np.float32) - self.state_mean) / self.state_std, -10, 10)
         for hidden_weight, hidden_bias in hidden:
-            x = np.maximum(x @ hidden_weight.T + hidden_bias, 0) if sac else np.tanh(x @ hidden_weight.T + hidden_bias)
-        return np.tanh(x @ weight.T + bias) if sac else np.clip(x @ weight.T + bias, -1, 1)
+            x = np.maximum(x @ hidden_weight.T + hidden_bias, 0)
+        return np.tanh(x @ weight.T + bias)
 
 
 def standardize(states: np.ndarray, statistics: RunningMeanStd) -> torch.Tensor:
@@ -158,15 +144,36 @@ def standardize(states: np.ndarray, statistics: RunningMeanStd) -> torch.Tensor:
     return torch.as_tensor(np.clip((states - statistics.mean) / (np.sqrt(statistics.var) + 1e-3), -10, 10), dtype=torch.float32)
 
 
-def make_state_envs(task: str, num_envs: int, height_reward: float = 0.0) -> gym.vector.VectorEnv:
+class EasierEnv(gym.Wrapper):
+    """For training alone: rewards the torso's height, and may begin its episodes in the model's upright pose."""
+
+    def __init__(self, env: gym.Env, height_reward: float, upright: bool):
+        super().__init__(env)
+        self.height_reward, self.upright = height_reward, upright
+        self.torso = env.unwrapped.physics.named.data.xpos["torso"]  # a view: x, y, z
+
+    def reset(self, **kwargs):
+        observation, info = self.env.reset(**kwargs)
+        if self.upright:
+            physics, task = self.unwrapped.physics, self.unwrapped.task
+            with physics.reset_context():
+                pass  # the pose that the model's file has
+            observation = {key: np.asarray(value) for key, value in task.get_observation(physics).items()}
+        return observation, info
+
+    def step(self, action):
+        observation, reward, *rest = self.env.step(action)
+        return observation, reward + self.height_reward * self.torso[2], *rest
+
+
+def make_state_envs(task: str, num_envs: int, height_reward: float = 0.0, num_upright: int = 0) -> gym.vector.VectorEnv:
     """Environments with flat proprioceptive states (num_envs, S), stepped together; no episode ends before its 1,000 steps."""
 
-    def make_env():
-        env = gym.wrappers.FlattenObservation(load_task(task))
-        position = env.unwrapped.physics.named.data.xpos["torso"]  # a view
-        return gym.wrappers.TransformReward(env, lambda reward: reward + height_reward * position[2])
+    def make_env(index: int):
+        return gym.wrappers.FlattenObservation(EasierEnv(load_task(task), height_reward, upright=index < num_upright))
 
-    return gym.vector.SyncVectorEnv([make_env] * num_envs, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+    makers = [functools.partial(make_env, index) for index in range(num_envs)]
+    return gym.vector.SyncVectorEnv(makers, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
 
 
 def play_expert(expert: Expert, task: str, episodes: int, seed: int) -> np.ndarray:
@@ -186,11 +193,9 @@ def mlp(sizes: list[int], activation: type[nn.Module], layer_norm: bool = False)
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
 
-def descend(optim: torch.optim.Optimizer, loss: torch.Tensor, max_norm: float = math.inf):
+def descend(optim: torch.optim.Optimizer, loss: torch.Tensor):
     optim.zero_grad()
     loss.backward()
-    if max_norm < math.inf:
-        nn.utils.clip_grad_norm_(optim.param_groups[0]["params"], max_norm)
     optim.step()
 
 
@@ -207,7 +212,7 @@ class SACExpert(nn.Module):
         self.log_alpha, self.actor_starts = nn.Parameter(torch.tensor(math.log(args.init_temperature))), 0
         self.optims = [torch.optim.Adam(x.parameters(), args.learning_rate, fused=True) for x in (self.actor, self.critics)]
         self.optims += [torch.optim.Adam([self.log_alpha], args.learning_rate, betas=(0.5, 0.999))]
-        rounds = args.buffer_size // args.num_envs // EPISODE_LENGTH * EPISODE_LENGTH  # kept: whole episodes
+        rounds = args.buffer_size // args.num_envs // args.episode_length * args.episode_length  # kept: whole episodes
         dims, self.stored = (state_dim, action_dim, 1, state_dim), 0
         self.buffer = [np.zeros((rounds, args.num_envs, dim), np.float32) for dim in dims]  # state, action, reward, next state
 
@@ -238,7 +243,8 @@ class SACExpert(nn.Module):
             optim.param_groups[0]["lr"] = args.learning_rate * min(1.0, 2 * (1 - step / args.total_steps))
         for update in range(args.updates_per_round):
             t, e = self.rng.integers(0, filled, args.batch_size), self.rng.integers(0, args.num_envs, args.batch_size)
-            t = np.minimum(t, np.minimum((t // EPISODE_LENGTH + 1) * EPISODE_LENGTH, filled) - args.n_step)  # of one episode
+            episode_end = (t // args.episode_length + 1) * args.episode_length
+            t = np.minimum(t, np.minimum(episode_end, filled) - args.n_step)  # n steps of one episode
             states, next_states = self.buffer[0][t, e], self.buffer[3][t + args.n_step - 1, e]
             states, next_states = (standardize(x, self.statistics) for x in (states, next_states))
             rewards = sum(args.gamma**j * self.buffer[2][t + j, e, 0] for j in range(args.n_step))
@@ -261,57 +267,10 @@ class SACExpert(nn.Module):
             torch._foreach_lerp_(list(self.targets.parameters()), list(self.critics.parameters()), args.tau)
 
 
-class PPOExpert(nn.Module):
-    """Proximal policy optimisation (Schulman et al., 2017); the standard deviation of its Gaussian ignores the state."""
-
-    def __init__(self, args: PPOArgs, state_dim: int, action_dim: int, statistics: RunningMeanStd, rng: np.random.Generator):
-        super().__init__()
-        self.args, self.statistics, self.rollout = args, statistics, []
-        self.actor, self.value = (mlp([state_dim, args.hidden_dim, args.hidden_dim, n], nn.Tanh) for n in (action_dim, 1))
-        nn.init.orthogonal_(self.actor[-1].weight, 0.01)
-        self.log_std = nn.Parameter(torch.full((action_dim,), -0.5))
-        self.optims = [torch.optim.Adam(self.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)]
-
-    def act(self, states: np.ndarray, step: int) -> np.ndarray:
-        states = standardize(states, self.statistics)
-        with torch.no_grad():
-            normal = torch.distributions.Normal(self.actor(states), self.log_std.exp())
-            actions = normal.sample()
-            self.rollout.append([states, actions, normal.log_prob(actions).sum(-1), self.value(states)[:, 0]])
-        return actions.numpy()
-
-    def learn(self, step: int, _states, _actions, rewards: np.ndarray, next_states: np.ndarray):
-        """Keeps the rewards of a round; learns from the rollout when it has its length."""
-        args, (optim,) = self.args, self.optims
-        self.rollout[-1].append(torch.as_tensor(rewards * 0.1, dtype=torch.float32))  # returns near 10, not 100
-        if len(self.rollout) < args.rollout_length:
-            return
-        states, actions, log_probs, values, rewards = map(torch.stack, zip(*self.rollout))  # (rollout_length, num_envs, …)
-        self.rollout = []
-        # generalised advantage estimate; an episode's end is not an end of the task: bootstrap
-        next_value = self.value(standardize(next_states, self.statistics))[:, 0].detach()
-        advantage, advantages = 0.0, torch.zeros_like(values)
-        for t in reversed(range(args.rollout_length)):
-            advantage = rewards[t] + args.gamma * next_value - values[t] + args.gamma * args.gae_lambda * advantage
-            advantages[t], next_value = advantage, values[t]
-        data = [x.flatten(0, 1) for x in (states, actions, log_probs, advantages, advantages + values)]
-        optim.param_groups[0]["lr"] = args.learning_rate * (1 - step / args.total_steps)
-        for _ in range(args.update_epochs):
-            for rows in torch.randperm(len(data[0])).chunk(args.num_minibatches):
-                states, actions, old_log_probs, advantages, returns = (x[rows] for x in data)
-                normal = torch.distributions.Normal(self.actor(states), self.log_std.exp())
-                ratio = (normal.log_prob(actions).sum(-1) - old_log_probs).exp()
-                advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-                clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-                policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
-                value_loss = 0.5 * F.mse_loss(self.value(states)[:, 0], returns)
-                descend(optim, policy_loss + value_loss, max_norm=0.5)
-
-
 def train_expert(args: Args):
-    """Trains an expert, keeps the best by the mean of ten greedy returns; goes on from its checkpoint, SAC with a new buffer."""
-    hyper = args.sac if args.train_expert == "sac" else args.ppo
-    made_by = f"{args.train_expert}, seed {args.seed}, {hyper.hidden_dim} units, {hyper.num_envs} environments"
+    """Trains an expert, keeps the best by the mean of ten greedy returns; goes on from its checkpoint with a new buffer."""
+    hyper = args.sac
+    made_by = f"sac, seed {args.seed}, {hyper.hidden_dim} units, {hyper.num_envs} environments"
     path, checkpoint = (args.expert_output / f"{args.task}{suffix}" for suffix in (".npz", ".checkpoint.pt"))
     saved = {"made_by": made_by, "step": 0, "seconds": 0.0, "curve": [], "best_score": -math.inf}
     if checkpoint.exists():
@@ -320,31 +279,30 @@ def train_expert(args: Args):
         raise SystemExit(f"error: {checkpoint} was made by {saved['made_by']}; remove it or give another --expert-output")
     step, seconds, curve, best_score = (saved[name] for name in ("step", "seconds", "curve", "best_score"))
     torch.manual_seed(args.seed)
-    envs = make_state_envs(args.task, hyper.num_envs, getattr(hyper, "height_reward", 0.0))
+    envs = make_state_envs(args.task, hyper.num_envs, hyper.height_reward, round(hyper.upright_starts * hyper.num_envs))
     state_dim, action_dim = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
     statistics, rng = RunningMeanStd(shape=state_dim), np.random.default_rng([args.seed, step])
-    agent = (SACExpert if args.train_expert == "sac" else PPOExpert)(hyper, state_dim, action_dim, statistics, rng)
+    agent = SACExpert(hyper, state_dim, action_dim, statistics, rng)
     if step:
         agent.load_state_dict(saved["agent"])
         for optim, state in zip(agent.optims, saved["optims"]):
             optim.load_state_dict(state)
         vars(statistics).update({name: saved["statistics"][name].numpy() for name in vars(statistics)})
         print(f"continuing from {checkpoint} at step {step:,}")
-    elif args.expert:  # SAC first fills its buffer with the expert's episodes, then teaches its critics, then changes the policy
+    elif args.expert:  # first fills the buffer with the expert's episodes, then teaches the critics, then changes the policy
         expert, linears = load_expert(args.expert), [layer for layer in agent.actor if isinstance(layer, nn.Linear)]
-        if (expert.about["algorithm"], expert.layers[0][1].shape) != (args.train_expert, linears[0].bias.shape):
-            raise SystemExit(f"error: {args.expert} is {expert.about}; --train-expert and hidden-dim must be the same")
+        if expert.layers[0][1].shape != linears[0].bias.shape:
+            raise SystemExit(f"error: {args.expert} is {expert.about}; --sac.hidden-dim must be the same")
         for linear, (weight, bias) in zip(linears, expert.layers):
             linear.weight.data[: len(weight)], linear.bias.data[: len(bias)] = torch.from_numpy(weight), torch.from_numpy(bias)
         statistics.mean, statistics.var, statistics.count = expert.state_mean, (expert.state_std - 1e-3) ** 2, 1e6
-        if args.train_expert == "sac":
-            step, agent.actor_starts = hyper.learning_starts, 2 * hyper.learning_starts
+        step, agent.actor_starts = hyper.learning_starts, 2 * hyper.learning_starts
 
     args.expert_output.mkdir(parents=True, exist_ok=True)
     first_step, started = step, time.time() - seconds
-    bar = tqdm(total=hyper.total_steps, initial=step, desc=f"{args.train_expert} {args.task}", unit="step", unit_scale=True)
+    bar = tqdm(total=hyper.total_steps, initial=step, desc=f"sac {args.task}", unit="step", unit_scale=True)
     while step < hyper.total_steps:
-        if (step - first_step) // hyper.num_envs % EPISODE_LENGTH == 0:
+        if (step - first_step) // hyper.num_envs % hyper.episode_length == 0:
             states, _ = envs.reset(seed=args.seed + step)
         actions = agent.act(states, step)
         next_states, rewards, *_ = envs.step(actions.clip(-1, 1))
@@ -357,7 +315,7 @@ def train_expert(args: Args):
 
         seconds = time.time() - started
         linears = [layer for layer in agent.actor if isinstance(layer, nn.Linear)]
-        about = {"task": args.task, "algorithm": args.train_expert, "num_layers": len(linears), "seed": args.seed, "steps": step}
+        about = {"task": args.task, "algorithm": "sac", "num_layers": len(linears), "seed": args.seed, "steps": step}
         about |= {"seconds": round(seconds), "hyperparameters": asdict(hyper)}
         arrays = {"about": np.array(json.dumps(about)), "state_mean": statistics.mean.astype(np.float32)}
         arrays["state_std"] = (np.sqrt(statistics.var) + 1e-3).astype(np.float32)
