@@ -78,6 +78,7 @@ class SACArgs:
     episode_length: int = 1000  # steps of an episode in training, at most 1,000
     height_reward: float = 0.0  # added in training: this times the torso's height in metres, for bodies that must get up first
     upright_starts: float = 0.0  # share of the environments whose episodes begin upright in training; the task's are tumbled
+    random_bursts: float = 0.0  # chance per step that an environment holds one random extreme action for the next 20, in training
 
 
 # differs: the arguments of a collection
@@ -209,6 +210,7 @@ class SACExpert(nn.Module):
         self.actor = mlp([state_dim, *hidden, 2 * action_dim], nn.ReLU)
         self.critics = nn.ModuleList(mlp([state_dim + action_dim, *hidden, 1], nn.ReLU, layer_norm=True) for _ in range(2))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.burst, self.burst_left = np.zeros((args.num_envs, action_dim), np.float32), np.zeros(args.num_envs, int)
         self.log_alpha, self.actor_starts = nn.Parameter(torch.tensor(math.log(args.init_temperature))), 0
         self.optims = [torch.optim.Adam(x.parameters(), args.learning_rate, fused=True) for x in (self.actor, self.critics)]
         self.optims += [torch.optim.Adam([self.log_alpha], args.learning_rate, betas=(0.5, 0.999))]
@@ -228,8 +230,12 @@ class SACExpert(nn.Module):
     def act(self, states: np.ndarray, step: int) -> np.ndarray:
         if step < self.args.learning_starts:
             return self.rng.uniform(-1, 1, (len(states), self.action_dim)).astype(np.float32)
+        begins = self.rng.random(len(states)) < self.args.random_bursts
+        self.burst[begins] = self.rng.choice([-1, 1], (begins.sum(), self.action_dim))
+        self.burst_left = np.where(begins, 20, self.burst_left - 1)
         with torch.no_grad():
-            return self.sample(standardize(states, self.statistics))[0].numpy()
+            actions = self.sample(standardize(states, self.statistics))[0].numpy()
+        return np.where(self.burst_left[:, None] > 0, self.burst, actions)
 
     def learn(self, step: int, *transition: np.ndarray):
         """Keeps one transition of each environment (states, actions, rewards, next states) and learns from the buffer."""

@@ -194,6 +194,15 @@ def test_training_may_reward_height_and_begin_upright():
     assert rewards[1][1] - rewards[0][1] == pytest.approx(2 * height) and height > 0.5
 
 
+def test_training_may_hold_random_actions():
+    args = collect_data.SACArgs(num_envs=50, buffer_size=50_000, learning_starts=0, random_bursts=0.02)
+    agent = collect_data.SACExpert(args, 3, 2, collect_data.RunningMeanStd(shape=3), np.random.default_rng(0))
+    actions = np.stack([agent.act(np.zeros((50, 3)), step) for step in range(200)])  # (200, 50, 2)
+    random = (np.abs(actions) == 1).all(-1)
+    held = (random[1:] & random[:-1] & (actions[1:] == actions[:-1]).all(-1)).sum() / random.sum()
+    assert 0.2 < random.mean() < 0.45 and held > 0.9  # 1 - 0.98²⁰ = 0.33 of the time
+
+
 def test_davis_layout(tmp_path):
     davis = tmp_path / "DAVIS"
     for names in collect_data.DAVIS_VIDEOS.values():
