@@ -880,9 +880,7 @@ def draw_dataset(path: Path):
 def preview_task(task: str, args: Args, backgrounds: Path, expert_file: Path, draws: int) -> np.ndarray:
     """In a worker: 250 steps of --task, or the last of another task, without distractors and then the same physics under several
     draws of them, uint8 (1 + draws, 250 or 1, 64, 64, 3)."""
-    env, rng = make_env(task, "vanilla", backgrounds, "train"), np.random.default_rng(args.seed)
-    policy = load_expert(expert_file) if expert_file.exists() else lambda state: rng.uniform(-1, 1, env.action_space.shape)
-    arrays, _ = play(env, policy, args.seed, length=250)
+    arrays, _ = play(make_env(task, "vanilla", backgrounds, "train"), load_expert(expert_file), args.seed, length=250)
     obs, physics = (arrays[name][0 if task == args.task else -1 :] for name in ("obs", "physics"))
     env = make_env(task, args.difficulty, backgrounds, "train")
     env.env = Replay(env.env)
@@ -898,11 +896,8 @@ def preview(args: Args, backgrounds: Path):
     with worker_pool(args.num_workers) as pool:
         jobs = {task: pool.submit(preview_task, task, args, backgrounds, file, draws) for task, file in experts.items()}
         films = {task: job.result() for task, job in tqdm(jobs.items(), desc="preview", unit="task")}
-    missing = [task for task, file in experts.items() if not file.exists()]
-    print(f"uniform random actions where there is no expert: {', '.join(missing)}" if missing else "all tasks have experts")
-    columns = [f"{task} (random)" if task in missing else task for task in experts]
     rows = {label: [film[row, -1] for film in films.values()] for row, label in enumerate(labels)}
-    draw_grid(args.output / f"preview__{args.difficulty}.png", rows, columns, scale=3)
+    draw_grid(args.output / f"preview__{args.difficulty}.png", rows, list(experts), scale=3)
     for name, times, shown in (("strip", range(0, 250, 25), labels[:2][-1:]), ("twins", range(180, 250, 10), labels)):
         rows = {label: films[args.task][labels.index(label), times] for label in shown}
         draw_grid(args.output / f"preview__{args.task}__{args.difficulty}__{name}.png", rows, [f"t = {t}" for t in times])
