@@ -187,10 +187,10 @@ def play_expert(expert: Expert, task: str, episodes: int, seed: int) -> np.ndarr
     return returns
 
 
-def mlp(sizes: list[int], activation: type[nn.Module], layer_norm: bool = False) -> nn.Sequential:
+def mlp(sizes: list[int], layer_norm: bool = False) -> nn.Sequential:
     layers = []
     for inputs, outputs in zip(sizes[:-2], sizes[1:-1]):
-        layers += [nn.Linear(inputs, outputs), nn.LayerNorm(outputs) if layer_norm else nn.Identity(), activation()]
+        layers += [nn.Linear(inputs, outputs), nn.LayerNorm(outputs) if layer_norm else nn.Identity(), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
 
@@ -207,8 +207,8 @@ class SACExpert(nn.Module):
     def __init__(self, args: SACArgs, state_dim: int, action_dim: int, statistics: RunningMeanStd, rng: np.random.Generator):
         super().__init__()
         self.args, self.action_dim, self.statistics, self.rng, hidden = args, action_dim, statistics, rng, [args.hidden_dim] * 2
-        self.actor = mlp([state_dim, *hidden, 2 * action_dim], nn.ReLU)
-        self.critics = nn.ModuleList(mlp([state_dim + action_dim, *hidden, 1], nn.ReLU, layer_norm=True) for _ in range(2))
+        self.actor = mlp([state_dim, *hidden, 2 * action_dim])
+        self.critics = nn.ModuleList(mlp([state_dim + action_dim, *hidden, 1], layer_norm=True) for _ in range(2))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.burst, self.burst_left = np.zeros((args.num_envs, action_dim), np.float32), np.zeros(args.num_envs, int)
         self.log_alpha, self.actor_starts = nn.Parameter(torch.tensor(math.log(args.init_temperature))), 0
@@ -283,6 +283,8 @@ def train_expert(args: Args):
         saved = torch.load(checkpoint, weights_only=True)
     if saved["made_by"] != made_by:
         raise SystemExit(f"error: {checkpoint} was made by {saved['made_by']}; remove it or give another --expert-output")
+    if not hyper.n_step < hyper.episode_length <= EPISODE_LENGTH:
+        raise SystemExit(f"error: --sac.episode-length {hyper.episode_length}: give more than --sac.n-step, at most {EPISODE_LENGTH}")
     step, seconds, curve, best_score = (saved[name] for name in ("step", "seconds", "curve", "best_score"))
     torch.manual_seed(args.seed)
     envs = make_state_envs(args.task, hyper.num_envs, hyper.height_reward, round(hyper.upright_starts * hyper.num_envs))

@@ -163,6 +163,8 @@ def test_expert_training_writes_an_expert_and_continues(tmp_path):
     assert result.returncode == 0 and "continuing from" in result.stdout
     result = run(*command, 16000, "--seed", 1)
     assert result.returncode != 0 and "seed 0" in result.stderr and "Traceback" not in result.stderr
+    result = run(*command, 24000, "--sac.episode-length", 2000)
+    assert result.returncode != 0 and "at most 1000" in result.stderr and "Traceback" not in result.stderr
     checkpoint = torch.load(tmp_path / "cheetah-run.checkpoint.pt", weights_only=True)
     assert [point["step"] for point in checkpoint["curve"]] == [8000, 16000]
 
