@@ -284,7 +284,7 @@ def train_expert(args: Args):
     if saved["made_by"] != made_by:
         raise SystemExit(f"error: {checkpoint} was made by {saved['made_by']}; remove it or give another --expert-output")
     if not hyper.n_step < hyper.episode_length <= EPISODE_LENGTH:
-        raise SystemExit(f"error: --sac.episode-length {hyper.episode_length}: give more than --sac.n-step, at most {EPISODE_LENGTH}")
+        raise SystemExit(f"error: --sac.episode-length {hyper.episode_length}: more than --sac.n-step, at most {EPISODE_LENGTH}")
     step, seconds, curve, best_score = (saved[name] for name in ("step", "seconds", "curve", "best_score"))
     torch.manual_seed(args.seed)
     envs = make_state_envs(args.task, hyper.num_envs, hyper.height_reward, round(hyper.upright_starts * hyper.num_envs))
