@@ -13,8 +13,8 @@ which all have run. Writes benchmark/pictures/<scale>_figure_08.png and so on, a
 Lines and bars are means over tasks, of means over seeds; dots are seeds. 95% intervals are bootstrapped: seeds are drawn again, and
 for returns the episodes of each; with three seeds they are too narrow, with one they say nothing about seeds. Scores are returns
 over the mean return of bc.py on all labels of the same task, with the same distractors, at this scale; over the paper's Table 3
-where there is no such run. Probe errors are MSE / Var(a), held out, at k = 1 (benchmark/measure.py); the paper's are MSE of an
-online probe on unclipped actions, so that only ratios compare.
+where a kind of data in the figure has no such run. Probe errors are MSE / Var(a), held out, at k = 1 (benchmark/measure.py); the
+paper's are MSE of an online probe on unclipped actions, so that only ratios compare.
 """
 
 import base64
@@ -170,7 +170,8 @@ class Benchmark:
         tasks = set.union(*by_key) if name in PER_TASK else set.intersection(*by_key)
         tasks = {figure.task} if figure.task in tasks else tasks
         result = copy.copy(self)
-        result.runs = {key: run for key, run in self.runs.items() if run.task in tasks}
+        kinds = {difficulty for _, difficulty in keys}
+        result.runs = {key: run for key, run in self.runs.items() if run.task in tasks and run.difficulty in kinds}
         return result
 
     def find(self, name: str, difficulty: str = DISTRACTORS, task: str | None = None) -> list[Run]:
@@ -179,9 +180,10 @@ class Benchmark:
 
     def reference(self, task: str, difficulty: str) -> tuple[float, bool]:
         """The return that is score 1, and whether it is our own or the paper's."""
-        own = [run.results["budgets"]["all"]["seen_videos"]["return_mean"] for run in self.find("bc", difficulty, task)
-               if "all" in run.results["budgets"]]  # fmt: skip
-        return (float(np.mean(own)), True) if own else (PAPER_BC[task][difficulty == CLEAN], False)
+        kinds = {run.difficulty for run in self.runs.values() if run.task == task} | {difficulty}  # one scale for what is shown
+        own = {kind: [run.results["budgets"]["all"]["seen_videos"]["return_mean"] for run in self.find("bc", kind, task)
+                      if "all" in run.results["budgets"]] for kind in kinds}  # fmt: skip
+        return (float(np.mean(own[difficulty])), True) if all(own.values()) else (PAPER_BC[task][difficulty == CLEAN], False)
 
     def scores(self, runs: list[Run], budget: int) -> dict:
         """A sample of normalised scores: {task: {seed: episodes}}."""
