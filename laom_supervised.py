@@ -707,16 +707,8 @@ def measure(args: Args, weights: Path) -> dict:
 
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------------------------
 
-SKY_HW = 160  # height and width of a background frame: the camera sees about half of it
 # name: (scale of camera and colour, number of training videos; None means all)
 DIFFICULTIES = dict(vanilla=(0.0, 0), easy=(0.1, 4), medium=(0.2, 8), hard=(0.3, None), scale_easy_video_hard=(0.1, None))
-# MuJoCo's defaults are made for large pictures. Two of dm_control's XML files, smaller (sizes act when a model is compiled): no
-# buffer beyond the picture, a shadow map of 256² instead of 2048², coarser spheres and capsules, a sky as large as the videos.
-CHEAP_VISUAL = f"""<mujoco> <visual> <global offwidth="{IMG_HW}" offheight="{IMG_HW}"/> <map znear=".01"/>
-    <headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specular="0.1 0.1 0.1"/>
-    <quality shadowsize="256" numslices="12" numstacks="8"/> </visual> </mujoco>""".encode()
-SMALL_SKY = f"""<mujoco> <asset>
-    <texture name="skybox" type="skybox" builtin="flat" width="{SKY_HW}" height="{SKY_HW}"/> </asset> </mujoco>""".encode()
 
 
 def load_task(task: str) -> gym.Env:

@@ -70,6 +70,14 @@ def test_copies_agree():
     assert not find_faults(read_scripts())
 
 
+def test_every_definition_is_used():
+    """An edit that makes a definition needless takes it out of every script."""
+    measure = (ROOT / "benchmark" / "measure.py").read_text()  # calls into the script of the run it measures
+    for script, source in read_scripts().items():
+        for name in (name for names in definitions(source) for name in re.findall(r"\w+", names)):
+            assert len(re.findall(rf"\b{name}\b", source)) > 1 or f"method.{name}(" in measure, f"{script}: {name}"
+
+
 def test_the_check_sees_faults():
     one, other = "def f():\n    return 1\n", "def f():\n    return 2\n"
     assert find_faults({"a.py": one, "b.py": one}) == []
