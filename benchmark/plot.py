@@ -7,14 +7,16 @@
     python benchmark/plot.py --scale demo --html runs/*           # these runs side by side
 
 A run belongs to a figure if its arguments are those of benchmark/run.py at this scale, wherever it lies and whatever its folder is
-called. A figure one of whose methods has not run is skipped, and the command that runs it is printed; means are over the tasks on
-which all have run. Writes benchmark/pictures/<scale>_figure_08.png and so on, and the page, a single runs/benchmark/<scale>.html.
+called (which trajectories it was given is not compared). A figure one of whose methods has not run is skipped, and the command that
+runs it is printed; means are over the tasks and seeds with which all have run. Writes benchmark/pictures/<scale>_figure_08.png and
+so on, and the page, a single runs/benchmark/<scale>.html; prints a table of all runs.
 
 Lines and bars are means over tasks, of means over seeds; dots are seeds. 95% intervals are bootstrapped: seeds are drawn again, and
-for returns the episodes of each; with three seeds they are too narrow, with one they say nothing about seeds. Scores are returns
-over the mean return of bc.py on all labels of the same task, with the same distractors, at this scale; over the paper's Table 3
-where a kind of data in the figure has no such run. Probe errors are MSE / Var(a), held out, at k = 1 (benchmark/measure.py); the
-paper's are MSE of an online probe on unclipped actions, so that only ratios compare.
+for returns the episodes of each; with three seeds they are too narrow, with one they say nothing about seeds, and the error of the
+normaliser is not in them. Scores are returns over the mean return on seen videos of bc.py on all labels of the same task, with the
+same distractors, at this scale; over the paper's Table 3 where a kind of data in the figure has no such run. Probe errors are MSE /
+Var(a), held out, at k = 1 (benchmark/measure.py); the paper's are MSE of an online probe on unclipped actions, so that only ratios
+compare.
 """
 
 import base64
@@ -126,10 +128,11 @@ class Run:
         return self.results.get("latent_actions", {}) | of_budget.get("latent_actions", {}) | of_budget.get("idm", {})
 
     def online(self, metric: str) -> float | None:
-        """The last value that training has logged."""
+        """The mean of the last five values that training has logged, each of one batch."""
         path = self.folder / "metrics.jsonl"
         records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return next((record[metric] for record in reversed(records) if metric in record), None)
+        values = [record[metric] for record in records if metric in record]
+        return float(np.mean(values[-5:])) if values else None
 
 
 def load_run(folder: Path, known: dict[str, dict]) -> Run:
@@ -153,9 +156,14 @@ class Benchmark:
         runs = [load_run(path, known) for path in paths if (path / "results.json").exists()]
         if patterns and not runs:
             raise SystemExit(f"error: no results.json in {', '.join(patterns)}")
-        self.runs = {}  # one for each experiment, task, difficulty and seed: the one with the most budgets
-        for run in sorted(runs, key=lambda run: -len(run.results["budgets"])):
-            if run.names:
+        self.runs = {}  # one for each experiment, task, difficulty and seed: the one with the most budgets, of these the newest
+        newest_first = sorted(runs, key=lambda run: run.folder.name, reverse=True)
+        for run in sorted(newest_first, key=lambda run: -len(run.results["budgets"])):
+            if run.task not in ALL_TASKS:
+                print(f"{run.folder} is no run of the {scale_name} scale: {run.task} is none of its tasks")
+            elif not set(map(str, run.args["num_labeled_trajectories"])) <= set(run.results["budgets"]):
+                print(f"{run.folder} has not finished")
+            elif run.names:
                 self.runs.setdefault((min(run.names), run.task, run.difficulty, run.seed), run)
             else:
                 identity = benchmark.identity(run.results["script"], run.args)
@@ -164,14 +172,19 @@ class Benchmark:
                 print(f"{run.folder} is no run of the {scale_name} scale: {', '.join(nearest)}")
 
     def only(self, name: str, figure: Figure) -> "Benchmark":
-        """The runs of the tasks that the figure is about: its own, or those on which every method it compares has run."""
+        """The runs of the tasks that the figure is about, its own or those on which every method it compares has run, and on each
+        of the seeds with which all have."""
         keys = [key for key, there in self.found(figure).items() if there]
         by_key = [{run.task for run in self.find(*key)} for key in keys] or [set()]
         tasks = set.union(*by_key) if name in PER_TASK else set.intersection(*by_key)
-        tasks = {figure.task} if figure.task in tasks else tasks
+        tasks, kinds = {figure.task} if figure.task in tasks else tasks, {difficulty for _, difficulty in keys}
+        seeds = {task: set.intersection(*({run.seed for run in self.find(*key, task)} for key in keys if self.find(*key, task)))
+                 for task in tasks}  # fmt: skip
+        return self.narrowed(lambda run: run.seed in seeds.get(run.task, ()) and run.difficulty in kinds)
+
+    def narrowed(self, condition) -> "Benchmark":
         result = copy.copy(self)
-        kinds = {difficulty for _, difficulty in keys}
-        result.runs = {key: run for key, run in self.runs.items() if run.task in tasks and run.difficulty in kinds}
+        result.runs = {key: run for key, run in self.runs.items() if condition(run)}
         return result
 
     def find(self, name: str, difficulty: str = DISTRACTORS, task: str | None = None) -> list[Run]:
@@ -263,6 +276,9 @@ def begin(bench: Benchmark, name: str, panels: int = 1, width: float = PANEL, he
     words += [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"]
     videos = {"figure_09a": "unseen videos", "figure_11": "unseen videos", "figure_12ab": "training batches"}
     words += [videos.get(name, bench.videos.replace("_", " "))]
+    augments = benchmark.identities(bench.scale)["laom"]["lam.use_aug"]
+    if not augments and name != "figure_06" and any("laom" in run.names for run in runs):
+        words.append("LAOM without augmentation")
     if missing := bench.missing(about):
         words.append(f"not run: {missing}")
     subtitle = textwrap.fill(" · ".join(words), int(figure.get_figwidth() * 15))
@@ -315,7 +331,9 @@ def name_score(ax, bench: Benchmark, tasks: list[str], difficulties: list[str], 
     ax.set_ylabel("normalised score")
     from_zero(ax)
     ones = [f"{value:.0f}{'' if own else ' (Table 3)'}" for d in difficulties for value, own in [bench.reference(tasks[0], d)]]
-    ax.set_title(f"{about} · score 1 = return {' and '.join(ones)}" if len(tasks) == 1 else about, loc="left")
+    experts = sorted({round(run.results["dataset_return"]) for run in bench.runs.values() if run.task == tasks[0]})
+    title = f"{about} · score 1 = return {' and '.join(ones)}, expert {' and '.join(map(str, experts))}"
+    ax.set_title(title if len(tasks) == 1 else about, loc="left")
 
 
 def tasks_of(bench: Benchmark, names: list[str], difficulty: str) -> list[str]:
@@ -340,7 +358,7 @@ def draw_summary(bench: Benchmark, name: str):
         ratio = "–"
         if samples["laom"] and samples["laom_supervised"]:
             ratio = f"{center(samples['laom_supervised']) / max(center(samples['laom']), 1e-9):.1f}"
-        label = f"paper: {PAPER_SCORE}; LAOM+supervision / LAOM: {PAPER_SUPERVISION}, here {ratio}"
+        label = f"paper: {PAPER_SCORE}, its 1 near the expert; LAOM+supervision / LAOM: {PAPER_SUPERVISION}, here {ratio}"
         ax.plot(len(METHODS) - 1, PAPER_SCORE, **HOLLOW, label=label)
         unique_legend(figure, ax)
     return figure
@@ -368,7 +386,7 @@ def draw_probes(bench: Benchmark, name: str):
             label = None
     names = STEPS if name == "figure_06" else [LABELS[column] for column in columns]
     ax.set_xticks(range(len(columns)), [f"{' | '.join(errors[column])}\n{label}" for column, label in zip(columns, names)])
-    ax.set_ylabel("probe error, relative")
+    ax.set_ylabel("probe error, 1: no quantiser, distractors" if name == "figure_05" else "probe error relative to LAPO's")
     from_zero(ax)
     ax.set_title("below the bars: MSE / Var(a), with | without distractors", loc="left")
     unique_legend(figure, ax)
@@ -527,12 +545,10 @@ def table_2(bench: Benchmark) -> list[list[str]] | None:
         runs = [run for run in bench.find(name) if (run.folder / "wall_clock.json").exists()]
         clocks = [json.loads((run.folder / "wall_clock.json").read_text()) for run in runs]
         if runs:
-            minutes = np.mean([sum(clock["seconds"]) for clock in clocks]) / 60
+            minutes = round(np.mean([sum(clock["seconds"]) for clock in clocks]) / 60)
             machines = ", ".join(sorted({clock["machine"] for clock in clocks}))
             budgets = ", ".join(runs[0].results["budgets"])
-            rows.append(
-                [LABELS[name], f"{minutes // 60:.0f}h {minutes % 60:.0f}m", budgets, str(len(runs)), machines, PAPER_TIMES[name]]
-            )
+            rows.append([LABELS[name], f"{minutes // 60}h {minutes % 60}m", budgets, str(len(runs)), machines, PAPER_TIMES[name]])
     return rows if len(rows) > 1 else None
 
 
@@ -650,16 +666,22 @@ def kind_of(run: Run) -> str:
     return next((name for name in METHODS if name in run.names), min(run.names, default=run.folder.name))
 
 
+def in_order(bench: Benchmark) -> list[Run]:
+    kinds = [*METHODS, *benchmark.list_runs(bench.scale)]
+    order = lambda run: (ALL_TASKS.index(run.task), run.difficulty, kinds.index(kind_of(run)), run.seed)
+    return sorted(bench.runs.values(), key=order)
+
+
 def run_rows(bench: Benchmark, runs: list[Run]) -> list[list[str]]:
     rows = [["run", "task", "distractors", "seed", *table.HEADER[2:-1], "score"]]
     for run in runs:
         without = "no" if run.difficulty == CLEAN else "yes" if run.difficulty == DISTRACTORS else run.difficulty
-        reference, _ = bench.reference(run.task, run.difficulty)
-        for _, _, number, *cells, _ in table.rows(run.folder):
+        reference, _ = bench.narrowed(lambda other: other.difficulty == run.difficulty).reference(run.task, run.difficulty)
+        for _, _, number, *cells, score in table.rows(run.folder):
             budget = run.results["budgets"][number]
-            score = " | ".join(f"{budget[videos]['return_mean'] / reference:.3f}" for videos in ("seen_videos", "unseen_videos"))
-            if not policy_is_trained(run):
-                cells[-1] = score = "–"
+            if score != "–":
+                returns = (budget[videos]["return_mean"] for videos in ("seen_videos", "unseen_videos"))
+                score = " | ".join(f"{mean / reference:.2f}" for mean in returns)
             rows.append([kind_of(run), run.task, without, str(run.seed), number, *cells, score])
     return rows
 
@@ -679,14 +701,10 @@ def health(folder: Path, results: dict) -> list[list[str]]:
     return rows
 
 
-def policy_is_trained(run: Run) -> bool:
-    return run.args["bc"].get("num_epochs") != 0
-
-
 def run_card(run: Run) -> str:
     kind, about = kind_of(run), f"{run.task}, {'no ' * (run.difficulty == CLEAN)}distractors, seed {run.seed}"
     numbers = [number for number in run.results["budgets"] if number != "all"]
-    films = ["all", *sorted(numbers, key=int)[-1:]] if policy_is_trained(run) else []
+    films = ["all", *sorted(numbers, key=int)[-1:]] if table.policy_is_trained(run.folder) else []
     pictures = []  # (bytes, kind of file, caption)
     for number in films:
         if (path := run.folder / f"rollout_{number}.gif").exists():
@@ -710,7 +728,7 @@ def run_card(run: Run) -> str:
 
 
 def write_page(bench: Benchmark, drawn: dict[str, Path], tables: dict, chosen: tuple[Path, ...], path: Path):
-    runs = sorted(bench.runs.values(), key=lambda run: (ALL_TASKS.index(run.task), run.difficulty, kind_of(run), run.seed))
+    runs = in_order(bench)
     if chosen:
         known = benchmark.identities(bench.scale)
         cards = [load_run(folder, known) for folder in chosen]
@@ -734,7 +752,8 @@ def write_page(bench: Benchmark, drawn: dict[str, Path], tables: dict, chosen: t
 <h1>Latent actions in the presence of distractors: {bench.scale_name} scale</h1>
 <p class="soft">{len(runs)} runs{hours}{", " * bool(machines)}{html.escape(machines)}</p>
 <p class="soft">Lines and bars: means over tasks, of means over seeds; dots: seeds; vertical lines: 95% bootstrap intervals over
-seeds and episodes. Score: return over that of BC on all labels at this scale. Hollow diamonds: the paper's numbers.</p>
+seeds and episodes. Score: return over that of BC on all labels at this scale, on seen videos, or over the paper's (Table 3) where a
+kind of data has no such run. Hollow diamonds: the paper's numbers.</p>
 <h2>Figures</h2><div class="figures">{pictures or "No figure has its runs yet."}</div>
 <h2>Tables</h2>{shown}
 <h2>Runs side by side</h2><div class="runs">{"".join(map(run_card, cards))}</div>
@@ -743,6 +762,11 @@ over episodes.</p>{html_table(run_rows(bench, runs))}
 </body></html>
 """
     path.write_text(page)
+
+
+def print_table(rows: list[list[str]]):
+    for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]:
+        print("| " + " | ".join(cell.replace(" | ", " \\| ") for cell in row) + " |")
 
 
 # ---- Main --------------------------------------------------------------------------------------------------------------------
@@ -760,8 +784,7 @@ def main(args: Args):
             if rows := TABLES[name](bench):
                 tables[name] = rows
                 print(f"\nTable {name[-1]}: {about.about}, {args.scale} scale")
-                for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]:
-                    print("| " + " | ".join(row) + " |")
+                print_table(rows)
             else:
                 print(f"{name}: nothing to show; {make}")
             continue
@@ -777,6 +800,9 @@ def main(args: Args):
         figure.savefig(drawn[name])
         plt.close(figure)
         print(drawn[name], *[f"(without {bench.missing(about)}; {make})"] * (not all(found.values())))
+    if bench.runs and args.what == ("all",):
+        print(f"\nAll runs, {args.scale} scale; cells are seen | unseen videos, errors MSE / Var(a), returns ± standard deviation")
+        print_table(run_rows(bench, in_order(bench)))
     if args.html is not None:
         path = page_folder / f"{args.scale}.html"
         page_folder.mkdir(parents=True, exist_ok=True)

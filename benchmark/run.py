@@ -101,8 +101,9 @@ def list_runs(scale: Scale) -> dict[str, str]:
         "lapo_original_vq": f"{original} --lam.quantizer vq",
         "lapo_original_fsq": f"{original} --lam.quantizer fsq",
         "lapo_multi_step": f"lapo.py --lam.latent-action-dim {scale.original_dim} {probe_only}",
-        "laom_no_aug": f"laom.py --lam.no-use-aug {probe_only}",
-        "laom_aug": "laom.py --lam.use-aug",  # where the preset augments, this is laom, and done once
+        # of these two one is the preset's laom, and done once
+        "laom_no_aug": f"laom.py --lam.no-use-aug {probe_only * (scale.preset == 'paper')}",
+        "laom_aug": "laom.py --lam.use-aug",
         "laom_fsq": "laom.py --lam.quantizer fsq",
         "idm_multi_step": "idm.py --idm.future-obs-offset 10",
         "lapo_cross": f"lapo.py {cross}",

@@ -5,7 +5,8 @@
 
 z → action is the held-out probe's MSE / Var(a) (benchmark/measure.py), labelled → action the error of what was trained on labels
 themselves: the LAM's action head, the IDM, or BC's actor, whose error on seen videos is not measured. Returns are mean ± standard
-deviation over the evaluation's episodes. Each cell: seen videos | unseen videos.
+deviation over the evaluation's episodes, – where the run needed the latent actions alone and left the policy untrained. Each cell:
+seen videos | unseen videos.
 """
 
 import json
@@ -23,6 +24,10 @@ def cell(measures: dict, name: str) -> str:
     return " | ".join("–" if value is None else f"{value:.3f}" for value in values) if any(values) else "–"
 
 
+def policy_is_trained(folder: Path) -> bool:
+    return json.loads((folder / "args.json").read_text())["bc"].get("num_epochs") != 0
+
+
 def rows(folder: Path) -> list[list[str]]:
     results, table = json.loads((folder / "results.json").read_text()), []
     for number, budget in results["budgets"].items():
@@ -30,11 +35,12 @@ def rows(folder: Path) -> list[list[str]]:
         measures |= {"actor_mse_over_var/unseen_videos": budget.get("action_mse_over_var")}
         kinds = [cell(measures, f"{kind}_mse_over_var") for kind in ("action_head", "idm", "actor")]
         seen, unseen = budget["seen_videos"], budget["unseen_videos"]
+        returns = " | ".join(f"{videos['return_mean']:.1f} ± {videos['return_std']:.1f}" for videos in (seen, unseen))
+        scores = " | ".join(f"{videos['normalized_score']:.3f}" for videos in (seen, unseen))
         table.append([
             f"{folder.name} ({results['script']})", str(results["seed"]), number, cell(measures, "action_probe_mse_over_var"),
             next((kind for kind in kinds if kind != "–"), "–"),
-            " | ".join(f"{videos['return_mean']:.1f} ± {videos['return_std']:.1f}" for videos in (seen, unseen)),
-            " | ".join(f"{videos['normalized_score']:.3f}" for videos in (seen, unseen)),
+            *((returns, scores) if policy_is_trained(folder) else ("–", "–")),
         ])  # fmt: skip
     return table
 
