@@ -10,16 +10,19 @@ weights <name>.pt it writes <name>.json and, with --reconstruct, <name>.png; for
 
 <kind>_mse/<videos>, <kind>_mse_over_var/<videos> (1 is what the mean action reaches), …_per_dimension/<videos>: error of the true
 action, at k = 1, without augmentation, on at most 50,000 transitions. Kinds: action_probe, ridge regression z → action (penalty
-1e-4 of z's mean variance) fitted on four fifths of the trajectories; action_head and idm, the network's own answer, learned from
-the labelled trajectories (Figure 9a). Videos: seen_videos, the last fifth of the trajectories in the fixed shuffle whose
-beginning is labelled; unseen_videos, those of the evaluation file; those of each twin, which is no_distractors if it has none.
-Where the labels are of another task than the videos, the trajectories are those of the labels' task.
+1e-4 of z's mean variance) fitted on four fifths of the trajectories; blind_probe, the same from z of (obs, obs), for which the IDM
+has not seen what comes next: an expert's action can be guessed from obs alone, and what a LAM infers from the change is the gap
+between the two; action_head and idm, the network's own answer, learned from the labelled trajectories (Figure 9a). Videos:
+seen_videos, the last fifth of the trajectories in the fixed shuffle whose beginning is labelled; unseen_videos, those of the
+evaluation file; those of each twin, which is no_distractors if it has none. Where the labels are of another task than the videos,
+the trajectories are those of the labels' task.
 
 Without labels, on the evaluation file: effective_rank of z (participation ratio of its principal components);
-shuffled_loss_ratio, the FDM's error with other transitions' z over that with their own (1: it ignores z; embeddings are the
-encoder's, not the slow copy's); distractor_share/<videos>, the share of Var(z) that changes between the evaluation file and its
-twin, so with the distractors alone: ½ E|z - z'|² / Var(z), each file about its own mean (0: z does not depend on the distractors;
-1: on nothing else).
+shuffled_loss_ratio and blind_loss_ratio, the FDM's error with other transitions' z, or with z of (obs, obs), over that with their
+own (1: it ignores z, or z says nothing of the change); copy_loss_ratio, the error with their own over that of predicting no change
+(above 1: the LAM has not learned to predict yet; for LAPO the two older frames move up, LAOM's embeddings are the encoder's, not
+the slow copy's); distractor_share/<videos>, the share of Var(z) that changes between the evaluation file and its twin, so with the
+distractors alone: ½ E|z - z'|² / Var(z), each about its own mean (0: z does not depend on the distractors; 1: on nothing else).
 """
 
 import dataclasses
@@ -29,6 +32,7 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -87,21 +91,18 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
     held_out, fit = np.split(data.shuffle[::-1].copy(), [max(1, data.num_trajectories // 5)])  # labelled trajectories come last
     sets = {"fit": (data, fit), "seen_videos": (data, held_out), "unseen_videos": (eval_data, None)}
     sets |= {"no_distractors" if twin.difficulty == "vanilla" else f"twin:{twin.paths[0]}": (twin, None) for twin in twins}
-    is_lam, results = hasattr(method, "LAM"), {}
+    is_lam, results, probes = hasattr(method, "LAM"), {}, {}
+    pairs = {"action_probe": (method.OBS, method.NEXT_OBS), "blind_probe": (method.OBS, method.OBS)}
     for name, (source, trajectories) in sets.items():
         index = choose(source.transitions(trajectories))
-        z, actions = (
-            method.infer_all(args, network, source, index, method.OBS, method.NEXT_OBS),
-            source.actions[index].to(args.device),
-        )
+        actions = source.actions[index].to(args.device)
+        infer = functools.partial(method.infer_all, args, network, source, index)
         if name == "fit":
-            z_mean, action_mean = z.mean(0), actions.mean(0)
-            centered = (z - z_mean).double()
-            gram = centered.T @ centered
-            gram.diagonal().add_(1e-4 * gram.diagonal().mean() + 1e-12)
-            weight = torch.linalg.solve(gram, centered.T @ (actions - action_mean).double()).float()
+            probes = {kind: fit_probe(infer(*pair), actions) for kind, pair in pairs.items()} if is_lam else {}
             continue
-        predictions = {"action_probe": (z - z_mean) @ weight + action_mean} if is_lam else {"idm": z}
+        z = infer(*pairs["action_probe"])
+        predictions = {kind: probe(z if kind == "action_probe" else infer(*pairs[kind])) for kind, probe in probes.items()}
+        predictions |= {} if is_lam else {"idm": z}
         if hasattr(network, "action_head"):
             predictions["action_head"] = network.action_head(z)
         for kind, prediction in predictions.items():
@@ -115,8 +116,9 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
             results["effective_rank"] = (gram.trace() ** 2 / gram.square().sum().clamp(min=1e-30)).item()
             if is_lam:
                 errors = functools.partial(prediction_errors, network)
-                own, others = method.infer_all(args, errors, source, index, method.OBS, method.NEXT_OBS).mean(0).tolist()
-                results["shuffled_loss_ratio"] = others / own
+                errors = method.infer_all(args, errors, source, index, *pairs["action_probe"]).mean(0).tolist()
+                own, others, blind, copy = errors
+                results |= {"shuffled_loss_ratio": others / own, "blind_loss_ratio": blind / own, "copy_loss_ratio": own / copy}
         elif name != "seen_videos":  # a twin
             z = z - z.mean(0)
             share = (z - z_unseen).square().mean() / (z.square().mean() + z_unseen.square().mean())
@@ -124,14 +126,27 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
     return results
 
 
+def fit_probe(z: torch.Tensor, actions: torch.Tensor) -> Callable:
+    """Ridge regression from z (N, Z) to actions (N, A), as a function."""
+    z_mean, action_mean = z.mean(0), actions.mean(0)
+    centered = (z - z_mean).double()
+    gram = centered.T @ centered
+    gram.diagonal().add_(1e-4 * gram.diagonal().mean() + 1e-12)
+    weight = torch.linalg.solve(gram, centered.T @ (actions - action_mean).double()).float()
+    return lambda z: (z - z_mean) @ weight + action_mean
+
+
 def prediction_errors(lam: nn.Module, obs: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
-    """The FDM's MSE with each transition's own z, and with another's, (1, 2): LAPO's in pixels, LAOM's in its embedding."""
+    """The FDM's MSE with each transition's own z, with another's, with z of (obs, obs), and that of no change, (1, 4): LAPO's in
+    pixels, where the two older frames of next_obs are frames of obs, LAOM's in its embedding."""
     if hasattr(lam, "decoder"):
-        z, target, predict = lam(obs, next_obs), next_obs, functools.partial(lam.predict, lam.encoder(obs))
+        target, no_change = next_obs, torch.cat([obs[:, 3:], obs[:, -3:]], 1)
+        z, blind_z, predict = lam(obs, next_obs), lam(obs, obs), functools.partial(lam.predict, lam.encoder(obs))
     else:
-        obs_embedding, target = (lam.encoder(x).flatten(1) for x in (obs, next_obs))
-        z, predict = lam.infer(obs_embedding, target), functools.partial(lam.fdm, obs_embedding)
-    return torch.stack([F.mse_loss(predict(x), target) for x in (z, z.roll(1, 0))])[None]
+        no_change, target = (lam.encoder(x).flatten(1) for x in (obs, next_obs))
+        z, blind_z, predict = lam.infer(no_change, target), lam.infer(no_change, no_change), functools.partial(lam.fdm, no_change)
+    predictions = [*map(predict, (z, z.roll(1, 0), blind_z)), no_change]
+    return torch.stack([F.mse_loss(x, target) for x in predictions])[None]
 
 
 class EmbeddingDecoder(nn.Sequential):

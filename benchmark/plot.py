@@ -623,6 +623,8 @@ th { color: var(--soft); font-weight: 600; }
 HEALTH = {
     "effective_rank": "effective rank of z",
     "shuffled_loss_ratio": "FDM's error with other z / own z",
+    "blind_loss_ratio": "with z that has not seen the next obs / own z",
+    "copy_loss_ratio": "with own z / predicting no change",
     "distractor_share": "share of Var(z) that changes",  # between the evaluation file and a twin
 }
 

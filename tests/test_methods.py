@@ -168,6 +168,34 @@ def test_lapo_finds_actions_where_nothing_distracts(clean_file, monkeypatch):
     assert results["action_probe_mse_over_var/unseen_videos"] < min(0.7, 0.9 * untrained), (results, untrained)
     assert len(results["action_probe_mse_over_var_per_dimension/seen_videos"]) == 6
     assert results["shuffled_loss_ratio"] > 1 and 1 < results["effective_rank"] <= 32
+    assert {"blind_loss_ratio", "copy_loss_ratio", "blind_probe_mse_over_var/seen_videos"} < results.keys()
+
+
+class Teller(torch.nn.Module):
+    """A LAM in pixels that predicts the older frames right and whose z is what it is told to be: the IDM's second picture, or its
+    first."""
+
+    def __init__(self, second: bool):
+        super().__init__()
+        self.decoder, self.encoder, self.second = None, torch.nn.Identity(), second
+
+    def forward(self, obs, future_obs):
+        return (future_obs if self.second else obs)[:, -3:]
+
+    def predict(self, obs, z):
+        return torch.cat([obs[:, 3:], z], 1)
+
+
+def test_errors_of_a_lam_that_sees_the_change_and_of_one_that_does_not(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmark")
+    import measure
+
+    frames = torch.randn(8, 12, 4, 4, generator=torch.Generator().manual_seed(0))
+    obs, next_obs = frames[:, :9], frames[:, 3:]
+    own, others, blind, no_change = measure.prediction_errors(Teller(second=True), obs, next_obs)[0].tolist()
+    assert own == 0 and others > 0.3 and blind == no_change > 0.3
+    own, others, blind, no_change = measure.prediction_errors(Teller(second=False), obs, next_obs)[0].tolist()
+    assert own == blind == no_change > 0.3 and others > 0.3
 
 
 def test_bc_beats_random_actions(clean_file):
