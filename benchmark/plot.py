@@ -358,7 +358,7 @@ def draw_summary(bench: Benchmark, name: str):
         ratio = "–"
         if samples["laom"] and samples["laom_supervised"]:
             ratio = f"{center(samples['laom_supervised']) / max(center(samples['laom']), 1e-9):.1f}"
-        label = f"paper: {PAPER_SCORE}, its 1 near the expert; LAOM+supervision / LAOM: {PAPER_SUPERVISION}, here {ratio}"
+        label = f"paper: {PAPER_SCORE}, where 1 is the expert; LAOM+supervision / LAOM: {PAPER_SUPERVISION}, here {ratio}"
         ax.plot(len(METHODS) - 1, PAPER_SCORE, **HOLLOW, label=label)
         unique_legend(figure, ax)
     return figure

@@ -342,6 +342,25 @@ def test_means_are_over_the_tasks_that_all_have(tiny):
     assert tasks("figure_07") == {"cheetah-run"} and tasks("figure_08") == set(TINY.tasks)  # a panel for each task
 
 
+def test_only_finished_runs_with_the_seeds_of_all_count(tiny, capsys):
+    figure, jobs = benchmark.list_figures(TINY)["figure_09a"], all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_09a")
+    folders = {(job.name, job.task, job.seed): write_run(job) for job in jobs}
+    load = lambda: plot.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos")
+    seeds = lambda name: {run.seed for run in load().only(name, figure).find("idm", task="cheetah-run")}
+    assert seeds("figure_09a") == {0, 1}
+    for change in ({"budgets": {}}, {"task": "video"}):  # stopped before its first budget; trained on something else
+        path = folders["laom_supervised", "cheetah-run", 1] / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        assert seeds("figure_09a") == {0} and str(path.parent) in capsys.readouterr().out
+
+
+def test_the_table_hides_what_no_policy_has_earned(tiny, capsys):
+    job = next(job for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_05") if job.name == "lapo_original")
+    plot.table.main((write_run(job, score=0.77),))
+    row = capsys.readouterr().out.splitlines()[2]
+    assert row.endswith("| 0.300 \\| 0.300 | – | – | – |") and "0.77" not in row
+
+
 def test_draws_the_committed_runs(tmp_path, capsys):
     plot.main(plot.Args(("figure_08",), output=tmp_path, partial=True))
     assert "demo_figure_08" in capsys.readouterr().out
