@@ -66,8 +66,8 @@ SCALES = {
         "demo", Path("data"), (24, 8), ("cheetah-run",), ("walker-run", "hopper-hop"), 12, (0,), (2, 8), 32, (16, 64), {},
     ),
     # The demo's networks on 64 trajectories, in batches a quarter of the demo's at half its rates: eight passes are 8,000 updates
-    # of a LAM, where the demo has 650. One seed and kind of data takes two hours on one core; README, "The mini scale", says what
-    # the LAMs' training showed and how these numbers were chosen.
+    # of a LAM, where the demo has 650. One seed and kind of data takes 2.2 hours on one core. README, "How the mini scale was
+    # chosen", says why.
     "mini": Scale(
         "demo", Path("data/mini"), (64, 8), ("cheetah-run",), ("walker-run", "hopper-hop"), 32, (0, 1, 2), (8,), 32, (16, 64),
         {
