@@ -70,6 +70,27 @@ PAPER_PROBES = {
     "figure_06": {DISTRACTORS: [22.09, 9.54, 3.89, 5.22, 2.74], CLEAN: [2.55, 1.93]},
 }
 PAPER_SMALL_Z = {"laom": 0.37, "laom_supervised": 0.84}  # return at 64 dimensions over that at 8,192 (Section 5)
+# What the paper claims, as what we measure of one run over that of another: claim, above, below, measure, the paper's ratio.
+# A run is without distractors if its name says so; _small is the smallest z of the scale.
+CLAIMS = [
+    ("distractors break LAPO", "lapo", "lapo__vanilla", "probe", "8.66, original LAPO (Figure 5)"),
+    ("distractors break LAPO", "lapo", "lapo__vanilla", "return", "–"),
+    ("quantisation hurts", "lapo_original_fsq", "lapo_original", "probe", "1.32 (Figure 5)"),
+    ("quantisation hurts", "lapo_original_vq", "lapo_original", "probe", "–"),
+    ("LAOM's latent actions are better than LAPO's", "laom_no_aug", "lapo", "probe", "1.34 (Figure 6)"),
+    ("LAOM's latent actions are better than LAPO's", "laom_aug", "lapo", "probe", "0.70 (Figure 6)"),
+    ("the gain carries over to returns only partly", "laom", "lapo", "return", "–"),
+    ("a few labels bring the large gain", "laom_supervised", "laom", "probe", "–"),
+    ("a few labels bring the large gain", "laom_supervised", "laom", "return", f"{PAPER_SUPERVISION} (abstract)"),
+    ("a few labels bring the large gain", "laom_supervised", "lapo", "probe", "–"),
+    ("a few labels bring the large gain", "laom_supervised", "lapo", "return", "–"),
+    ("a few labels bring the large gain", "laom_supervised", "bc", "return", "–"),
+    ("supervision generalises better than an IDM", "laom_supervised", "idm", "labelled", "–"),
+    ("supervision generalises better than an IDM", "laom_supervised", "idm", "return", "–"),
+    ("small z suffice with supervision", "laom_small", "laom", "return", f"{PAPER_SMALL_Z['laom']} (Section 5)"),
+    ("small z suffice with supervision", "laom_supervised_small", "laom_supervised", "return",
+     f"{PAPER_SMALL_Z['laom_supervised']} (Section 5)"),
+]  # fmt: skip
 PAPER_DATASETS = {  # average return, GB (Table 1)
     "cheetah-run": (837.70, 57.7), "walker-run": (739.79, 57.8), "hopper-hop": (306.63, 57.6), "humanoid-walk": (617.22, 58.9),
 }  # fmt: skip
@@ -79,6 +100,14 @@ PAPER_PARAMETERS = {  # Table 4
     "LAPO": 211_847_849, "LAOM": 192_307_136, "LAOM+supervision": 192_479_189, "BC (on all stages)": 107_541_504,
     "IDM": 192_258_965,
 }  # fmt: skip
+
+HEALTH = {  # measures that need no labels (benchmark/measure.py)
+    "effective_rank": "effective rank of z",
+    "shuffled_loss_ratio": "FDM's error with other z / own z",
+    "blind_loss_ratio": "FDM's error with z(obs, obs) / own z",
+    "copy_loss_ratio": "FDM's error / predicting no change",
+    "distractor_share": "share of Var(z) that changes",  # between the evaluation file and a twin
+}
 
 
 @dataclass
@@ -240,16 +269,37 @@ def seed_means(sample: dict) -> list[float]:
     return [float(np.mean([seeds[seed].mean() for seeds in sample.values()])) for seed in sorted(common)]
 
 
-def bootstrap(sample: dict, repeats: int = 2000) -> tuple[float, float]:
-    """95% interval of the center: on each task seeds are drawn again, and in each drawn seed its episodes."""
-    rng, means = np.random.default_rng(0), np.zeros(repeats)
+def resample(sample: dict, repeats: int = 2000, seed: int = 0) -> np.ndarray:
+    """Centers of the sample drawn again, (repeats,): on each task its seeds, and in each drawn seed its episodes."""
+    rng, means = np.random.default_rng(seed), np.zeros(repeats)
     for seeds in sample.values():
         drawn = rng.integers(len(seeds), size=(repeats, len(seeds)))
         for column in drawn.T:
             resampled = [rng.choice(values, (repeats, len(values))).mean(1) for values in seeds.values()]
             means += np.choose(column, resampled) / len(seeds) / len(sample)
-    low, high = np.quantile(means, (0.025, 0.975))
+    return means
+
+
+def bootstrap(sample: dict) -> tuple[float, float]:
+    """95% interval of the center."""
+    low, high = np.quantile(resample(sample), (0.025, 0.975))
     return float(low), float(high)
+
+
+def varies(sample: dict) -> bool:
+    """Whether there is something to draw again."""
+    return any(len(seeds) > 1 or len(values) > 1 for seeds in sample.values() for values in seeds.values())
+
+
+def show_ratio(above: dict, below: dict) -> str:
+    """The ratio of the centers with its 95% interval, for which each sample is drawn again by itself."""
+    if not above or not below or center(below) == 0:
+        return "–"
+    ratio = f"{center(above) / center(below):.2f}"
+    if not varies(above) and not varies(below):
+        return ratio
+    low, high = np.quantile(resample(above) / np.maximum(resample(below, seed=1), 1e-9), (0.025, 0.975))
+    return f"{ratio} ({low:.2f} to {high:.2f})"
 
 
 def scaled(sample: dict, factor: float) -> dict:
@@ -310,7 +360,7 @@ def curve(ax, samples: dict[int, dict], color: str, label: str, shift: float = 0
 
 
 def draw_interval(ax, x: float, sample: dict, color: str):
-    if any(len(seeds) > 1 or len(values) > 1 for seeds in sample.values() for values in seeds.values()):
+    if varies(sample):
         ax.vlines(x, *bootstrap(sample), color=color, linewidth=1.2, alpha=0.9, zorder=4)
 
 
@@ -596,6 +646,92 @@ def table_4(bench: Benchmark) -> list[list[str]]:
 
 TABLES = {"table_1": table_1, "table_2": table_2, "table_3": table_3, "table_4": table_4}
 
+
+def kind_of(run: Run) -> str:
+    """What the run is called at this scale; one that is no run of it, by its folder."""
+    return next((name for name in METHODS if name in run.names), min(run.names, default=run.folder.name))
+
+
+def in_order(bench: Benchmark) -> list[Run]:
+    kinds = [*METHODS, *benchmark.list_runs(bench.scale)]
+    order = lambda run: (ALL_TASKS.index(run.task), run.difficulty, kinds.index(kind_of(run)), run.seed)
+    return sorted(bench.runs.values(), key=order)
+
+
+def run_cells(run: Run) -> list[str]:
+    without = "no" if run.difficulty == CLEAN else "yes" if run.difficulty == DISTRACTORS else run.difficulty
+    return [kind_of(run), run.task, without, str(run.seed)]
+
+
+def run_rows(bench: Benchmark, runs: list[Run]) -> list[list[str]]:
+    rows = [["run", "task", "distractors", "seed", *table.HEADER[2:-1], "score"]]
+    for run in runs:
+        reference, _ = bench.narrowed(lambda other: other.difficulty == run.difficulty).reference(run.task, run.difficulty)
+        for _, _, number, *cells, score in table.rows(run.folder):
+            budget = run.results["budgets"][number]
+            if score != "–":
+                returns = (budget[videos]["return_mean"] for videos in ("seen_videos", "unseen_videos"))
+                score = " | ".join(f"{mean / reference:.2f}" for mean in returns)
+            rows.append([*run_cells(run), number, *cells, score])
+    return rows
+
+
+def claim_value(run: Run, measure: str, videos: str, budget: int):
+    """What CLAIMS compares: returns with the most labels, or an error, MSE / Var(a), of a probe of z or of what labels taught."""
+    if measure == "return":
+        trained = table.policy_is_trained(run.folder)
+        return run.results["budgets"].get(str(budget), {}).get(videos, {}).get("returns") if trained else None
+    kinds = {"probe": ["action_probe"], "labelled": ["action_head", "idm"]}[measure]
+    found = [run.measures(budget).get(f"{kind}_mse_over_var/{videos}") for kind in kinds]
+    return next((value for value in found if value is not None), None)
+
+
+def claim_rows(bench: Benchmark) -> list[list[str]]:
+    """The paper's claims as ratios of what we have run, on the tasks and seeds that both sides have."""
+    budget = bench.scale.budgets[-1]
+    rows = [["the paper's claim", "ratio of", "task: seeds", "seen videos", "unseen videos", "paper"]]
+    words = {"probe": "probe errors", "labelled": "errors of what labels taught", "return": f"returns, {budget} labelled"}
+    for claim, *names, measure, paper in CLAIMS:
+        names = [name.replace("_small", f"_{min(bench.scale.smaller_dims)}") for name in names]
+        sides = [bench.find(name.removesuffix(f"__{CLEAN}"), CLEAN if name.endswith(CLEAN) else DISTRACTORS) for name in names]
+        value = lambda run, videos="seen_videos": claim_value(run, measure, videos, budget)
+        sides = [{(run.task, run.seed): run for run in runs if value(run) is not None} for runs in sides]
+        common = [key for key in sides[0] if key in sides[1]]
+        if common:
+            samples = lambda videos: [sample([runs[key] for key in common], lambda run: value(run, videos)) for runs in sides]
+            seeds = "; ".join(f"{task}: {', '.join(str(seed) for t, seed in common if t == task)}" for task in dict(common))
+            label = " / ".join(name.replace(f"__{CLEAN}", " without distractors") for name in names)
+            ratios = [show_ratio(*samples(videos)) for videos in ("seen_videos", "unseen_videos")]
+            rows.append([claim, f"{words[measure]}: {label}", seeds, *ratios, paper])
+    return rows
+
+
+def lam_rows(bench: Benchmark, runs: list[Run]) -> list[list[str]]:
+    """What each latent action model has learned, with the most labels: probes, and the measures that need no labels."""
+    rows = [["run", "task", "distractors", "seed", "z → action", "z(obs, obs) → action", "z → action, twins", *HEALTH.values()]]
+    for run in runs:
+        measures = run.measures()
+        if "lam" in run.args:
+            probes = [table.cell(measures, f"{kind}_probe_mse_over_var") for kind in ("action", "blind")]
+            numbers = [measures.get("action_probe_mse_over_var/no_distractors")]
+            numbers += [measures.get(name, measures.get(f"{name}/no_distractors")) for name in HEALTH]
+            rows.append([*run_cells(run), *probes, *("–" if number is None else f"{number:.3g}" for number in numbers)])
+    return rows
+
+
+OVERVIEWS = {
+    "All runs": "cells are seen | unseen videos; errors MSE / Var(a), returns mean ± standard deviation over episodes",
+    "Latent actions": "probe errors, MSE / Var(a), seen | unseen videos; z(obs, obs) cannot know what came next",
+    "The paper's claims": "ratios with 95% intervals (seeds and episodes drawn again); none where each side is a single number",
+}
+
+
+def overviews(bench: Benchmark) -> dict[str, list[list[str]]]:
+    runs = in_order(bench)
+    tables = {"All runs": run_rows(bench, runs), "Latent actions": lam_rows(bench, runs), "The paper's claims": claim_rows(bench)}
+    return {title: rows for title, rows in tables.items() if len(rows) > 1}
+
+
 # ---- The page ----------------------------------------------------------------------------------------------------------------
 
 STYLE = """
@@ -620,13 +756,6 @@ th { color: var(--soft); font-weight: 600; }
 .run img { width: 100%; max-height: 30rem; object-fit: contain; object-position: left; display: block; image-rendering: pixelated; }
 .run td:first-child { white-space: normal; }
 """
-HEALTH = {
-    "effective_rank": "effective rank of z",
-    "shuffled_loss_ratio": "FDM's error with other z / own z",
-    "blind_loss_ratio": "with z that has not seen the next obs / own z",
-    "copy_loss_ratio": "with own z / predicting no change",
-    "distractor_share": "share of Var(z) that changes",  # between the evaluation file and a twin
-}
 
 
 def inline(data: bytes, kind: str, alt: str, width: int | None = None) -> str:
@@ -661,31 +790,6 @@ def html_table(rows: list[list[str]]) -> str:
     head = "".join(f"<th>{cell}</th>" for cell in header)
     body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
-
-
-def kind_of(run: Run) -> str:
-    """What the run is called at this scale; one that is no run of it, by its folder."""
-    return next((name for name in METHODS if name in run.names), min(run.names, default=run.folder.name))
-
-
-def in_order(bench: Benchmark) -> list[Run]:
-    kinds = [*METHODS, *benchmark.list_runs(bench.scale)]
-    order = lambda run: (ALL_TASKS.index(run.task), run.difficulty, kinds.index(kind_of(run)), run.seed)
-    return sorted(bench.runs.values(), key=order)
-
-
-def run_rows(bench: Benchmark, runs: list[Run]) -> list[list[str]]:
-    rows = [["run", "task", "distractors", "seed", *table.HEADER[2:-1], "score"]]
-    for run in runs:
-        without = "no" if run.difficulty == CLEAN else "yes" if run.difficulty == DISTRACTORS else run.difficulty
-        reference, _ = bench.narrowed(lambda other: other.difficulty == run.difficulty).reference(run.task, run.difficulty)
-        for _, _, number, *cells, score in table.rows(run.folder):
-            budget = run.results["budgets"][number]
-            if score != "–":
-                returns = (budget[videos]["return_mean"] for videos in ("seen_videos", "unseen_videos"))
-                score = " | ".join(f"{mean / reference:.2f}" for mean in returns)
-            rows.append([kind_of(run), run.task, without, str(run.seed), number, *cells, score])
-    return rows
 
 
 def health(folder: Path, results: dict) -> list[list[str]]:
@@ -745,6 +849,10 @@ def write_page(bench: Benchmark, drawn: dict[str, Path], tables: dict, chosen: t
         f"<h3>Table {name[-1]}: {benchmark.list_figures(bench.scale)[name].about}</h3>{html_table(rows)}<br>"
         for name, rows in tables.items()
     )
+    whole = "\n".join(
+        f'<h2>{title}</h2><p class="soft">{html.escape(OVERVIEWS[title])}</p>{html_table(rows)}'
+        for title, rows in overviews(bench).items()
+    )
     clocks = [json.loads(path.read_text()) for run in runs for path in run.folder.glob("wall_clock.json")]
     hours = f", {sum(sum(clock['seconds']) for clock in clocks) / 3600:.1f} hours" if clocks else ""
     machines = "; ".join(sorted({clock["machine"] for clock in clocks}))
@@ -759,8 +867,7 @@ kind of data has no such run. Hollow diamonds: the paper's numbers.</p>
 <h2>Figures</h2><div class="figures">{pictures or "No figure has its runs yet."}</div>
 <h2>Tables</h2>{shown}
 <h2>Runs side by side</h2><div class="runs">{"".join(map(run_card, cards))}</div>
-<h2>All runs</h2><p class="soft">Errors are MSE / Var(a); cells are seen | unseen videos; returns are means ± standard deviations
-over episodes.</p>{html_table(run_rows(bench, runs))}
+{whole}
 </body></html>
 """
     path.write_text(page)
@@ -803,8 +910,9 @@ def main(args: Args):
         plt.close(figure)
         print(drawn[name], *[f"(without {bench.missing(about)}; {make})"] * (not all(found.values())))
     if bench.runs and args.what == ("all",):
-        print(f"\nAll runs, {args.scale} scale; cells are seen | unseen videos, errors MSE / Var(a), returns ± standard deviation")
-        print_table(run_rows(bench, in_order(bench)))
+        for title, rows in overviews(bench).items():
+            print(f"\n{title}, {args.scale} scale: {OVERVIEWS[title]}")
+            print_table(rows)
     if args.html is not None:
         path = page_folder / f"{args.scale}.html"
         page_folder.mkdir(parents=True, exist_ok=True)

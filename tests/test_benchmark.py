@@ -271,6 +271,36 @@ def test_bootstrap():
     assert plot.center(uneven) == 5 and plot.seed_means(uneven) == [4] and plot.bootstrap(uneven) == plot.bootstrap(uneven)
 
 
+def test_ratio():
+    twos, fours, noisy = ({"a": {0: np.array(x)}} for x in ([2.0], [4.0], [1.0, 3.0] * 200))
+    assert plot.show_ratio(fours, twos) == "2.00" and plot.show_ratio(fours, {}) == "–"
+    ratio, low, high = map(float, re.fullmatch(r"(.*) \((.*) to (.*)\)", plot.show_ratio(fours, noisy)).groups())
+    half = 1.96 * 1 / 20  # of the mean of 400 episodes of standard deviation 1
+    assert ratio == 2 and abs(low - 4 / (2 + half)) < 0.02 and abs(high - 4 / (2 - half)) < 0.02
+
+
+def test_claims_compare_what_both_sides_have(tiny, capsys):
+    jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_07", "figure_09")
+    at_first = [job for job in jobs if job.task == "cheetah-run"]
+    for job in at_first:
+        if job.name != "lapo" or job.seed == 0:
+            write_run(job, score={"lapo": 0.2, "laom": 0.1}.get(job.name, 0.4), error=0.3 if job.difficulty == CLEAN else 0.6)
+    plot_all(tiny)
+    lines = capsys.readouterr().out.splitlines()
+    row = lambda label: next(line for line in lines if f": {label} |" in line)
+    broken = "| distractors break LAPO | probe errors: lapo / lapo without distractors | cheetah-run: 0 | 2.00 | 2.00 |"
+    assert any(line.startswith(broken) for line in lines)
+    cells = row("laom_supervised / laom").split(" | ")
+    assert cells[2] == "cheetah-run: 0, 1" and cells[3] == "1.00 (1.00 to 1.00)"  # probe errors of two seeds
+    returns = next(line for line in lines if "labelled: laom_supervised / laom |" in line)
+    ratio, low, high = map(float, re.search(r"(\d+\.\d+) \((\d+\.\d+) to (\d+\.\d+)\)", returns).groups())
+    assert low < ratio < high and 3 < ratio < 5 and returns.endswith("| 4.2 (abstract) |")
+    assert "laom_supervised_16 / laom_supervised" in row("laom_supervised_16 / laom_supervised")  # the smallest z of the scale
+    assert not any("quantisation" in line for line in lines)  # which has not run
+    latent = next(line for line in lines if line.startswith("| laom | cheetah-run | no | 1 | 0.300"))
+    assert latent.endswith("| 0.25 |") and " | 12.5 | 1.5 | " in latent
+
+
 def test_draws_every_figure(tiny, capsys):
     for i, job in enumerate(all_jobs(SCALES["demo"], tiny / "runs" / "demo")):
         folder = write_run(job, score=0.1 + 0.01 * i, error=0.2 + 0.01 * i)
