@@ -11,11 +11,12 @@ weights <name>.pt it writes <name>.json and, with --reconstruct, <name>.png; for
 <kind>_mse/<videos>, <kind>_mse_over_var/<videos> (1 is what the mean action reaches), …_per_dimension/<videos>: error of the true
 action, at k = 1, without augmentation, on at most 50,000 transitions. Kinds: action_probe, ridge regression z → action (penalty
 1e-4 of z's mean variance) fitted on four fifths of the trajectories; blind_probe, the same from z of (obs, obs), for which the IDM
-has not seen what comes next: an expert's action can be guessed from obs alone, and what a LAM infers from the change is the gap
-between the two; action_head and idm, the network's own answer, learned from the labelled trajectories (Figure 9a). Videos:
-seen_videos, the last fifth of the trajectories in the fixed shuffle whose beginning is labelled; unseen_videos, those of the
-evaluation file; those of each twin, which is no_distractors if it has none. Where the labels are of another task than the videos,
-the trajectories are those of the labels' task.
+has not seen what comes next: an expert's action can be guessed from obs alone, and what z owes to the change is the gap between
+the two (none for a good LAM either, where the next observation follows from obs, as an expert's without noise does); action_head
+and idm, the network's own answer, learned from the labelled trajectories (Figure 9a). Videos: seen_videos, the last fifth of the
+trajectories in the fixed shuffle whose beginning is labelled; unseen_videos, those of the evaluation file; those of each twin,
+which is no_distractors if it has none. Where the labels are of another task than the videos, the trajectories are those of the
+labels' task.
 
 Without labels, on the evaluation file: effective_rank of z (participation ratio of its principal components);
 shuffled_loss_ratio and blind_loss_ratio, the FDM's error with other transitions' z, or with z of (obs, obs), over that with their
