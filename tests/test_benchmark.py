@@ -272,33 +272,39 @@ def test_bootstrap():
 
 
 def test_ratio():
-    twos, fours, noisy = ({"a": {0: np.array(x)}} for x in ([2.0], [4.0], [1.0, 3.0] * 200))
+    twos, fours, noisy, rare = ({"a": {0: np.array(x)}} for x in ([2.0], [4.0], [1.0, 3.0] * 200, [0.0, 0, 0, 0, 1]))
+    limits = lambda above, below: re.fullmatch(r"(.*) \((.*) to (.*)\)", plot.show_ratio(above, below)).groups()
     assert plot.show_ratio(fours, twos) == "2.00" and plot.show_ratio(fours, {}) == "–"
-    ratio, low, high = map(float, re.fullmatch(r"(.*) \((.*) to (.*)\)", plot.show_ratio(fours, noisy)).groups())
+    ratio, low, high = map(float, limits(fours, noisy))
     half = 1.96 * 1 / 20  # of the mean of 400 episodes of standard deviation 1
     assert ratio == 2 and abs(low - 4 / (2 + half)) < 0.02 and abs(high - 4 / (2 - half)) < 0.02
+    ratio, low, high = map(float, limits(noisy, noisy))  # drawn again each by itself
+    assert ratio == 1 and abs(low - (1 - half / 2 * 2**0.5)) < 0.02 and abs(high - (1 + half / 2 * 2**0.5)) < 0.02
+    assert limits(twos, rare)[::2] == ("10.00", "inf")
 
 
 def test_claims_compare_what_both_sides_have(tiny, capsys):
-    jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_07", "figure_09")
-    at_first = [job for job in jobs if job.task == "cheetah-run"]
-    for job in at_first:
-        if job.name != "lapo" or job.seed == 0:
-            write_run(job, score={"lapo": 0.2, "laom": 0.1}.get(job.name, 0.4), error=0.3 if job.difficulty == CLEAN else 0.6)
+    scores, errors = {"lapo": 0.2, "laom": 0.1}, {"laom": 0.5, "idm": 0.8}
+    for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_07", "figure_09", "figure_13"):
+        second_lapo, clean = job.name == "lapo" and job.seed == 1, job.difficulty == CLEAN
+        if job.task == "cheetah-run" and not (second_lapo and not clean):
+            write_run(job, score=scores.get(job.name, 0.4), error=0.2 if clean else errors.get(job.name, 0.6) - 0.2 * job.seed)
+    bc = next(job for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_08") if job.name == "bc")
+    write_run(bc, score=0.8)
     plot_all(tiny)
-    lines = capsys.readouterr().out.splitlines()
-    row = lambda label: next(line for line in lines if f": {label} |" in line)
-    broken = "| distractors break LAPO | probe errors: lapo / lapo without distractors | cheetah-run: 0 | 2.00 | 2.00 |"
-    assert any(line.startswith(broken) for line in lines)
-    cells = row("laom_supervised / laom").split(" | ")
-    assert cells[2] == "cheetah-run: 0, 1" and cells[3] == "1.00 (1.00 to 1.00)"  # probe errors of two seeds
-    returns = next(line for line in lines if "labelled: laom_supervised / laom |" in line)
-    ratio, low, high = map(float, re.search(r"(\d+\.\d+) \((\d+\.\d+) to (\d+\.\d+)\)", returns).groups())
-    assert low < ratio < high and 3 < ratio < 5 and returns.endswith("| 4.2 (abstract) |")
-    assert "0.84" in row("laom_supervised_16 / laom_supervised")  # the smallest z of the scale
-    assert not any("quantisation" in line for line in lines)  # which has not run
-    latent = next(line for line in lines if line.startswith("| laom | cheetah-run | no | 1 | 0.300"))
-    assert latent.endswith("| 0.25 |") and " | 12.5 | 1.5 | " in latent
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    row = lambda label: next(line[2:] for line in lines if line[1:2] == [label])
+    ratios = lambda label: [float(cell.split()[0]) for cell in row(label)[1:3]]
+    assert row("probe errors: lapo / lapo without distractors")[:3] == ["cheetah-run: 0", "3.00", "3.00"]  # and not seed 1
+    assert row("probe errors: laom_no_aug / lapo")[:3] == ["cheetah-run: 0", "0.83", "0.83"]
+    assert row("errors of what labels taught: laom_supervised / idm")[:2] == ["cheetah-run: 0, 1", "0.71 (0.50 to 1.00)"]
+    # returns of 20 with distractors, where BC on all labels has 80, and 20 without, where it has 40
+    assert all(abs(ratio - 0.5) < 0.1 for ratio in ratios("scores, 8 labelled: lapo / lapo without distractors"))
+    assert all(3 < ratio < 5 for ratio in ratios("scores, 8 labelled: laom_supervised / laom"))
+    assert row("scores, 8 labelled: laom_supervised_16 / laom_supervised")[3] == "0.84 (Section 5) |"  # the smallest z of the scale
+    assert not any("quantisation" in line[0] for line in lines)  # which has not run
+    latent = next(line for line in lines if line[:5] == ["| laom", "cheetah-run", "no", "1", "0.200 \\| 0.200"])
+    assert latent[-1] == "0.25 |" and latent[7:9] == ["12.5", "1.5"]
 
 
 def test_draws_every_figure(tiny, capsys):
