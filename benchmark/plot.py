@@ -740,7 +740,7 @@ def lam_rows(bench: Benchmark, runs: list[Run]) -> list[list[str]]:
 OVERVIEWS = {
     "All runs": "cells are seen | unseen videos; errors MSE / Var(a), returns mean ± standard deviation over episodes",
     "Latent actions": "probe errors, MSE / Var(a), seen | unseen videos; z(obs, obs) cannot know what came next",
-    "The paper's claims": "ratios with 95% intervals, of one seed over its episodes alone, of two or three seeds too narrow; scores "
+    "The paper's claims": "ratios with 95% intervals, of one seed over episodes alone, of two or three seeds too narrow; scores "
     "are over BC on all labels of the same kind of data",
 }
 
