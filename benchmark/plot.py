@@ -81,6 +81,7 @@ CLAIMS = [
     ("quantisation hurts without distractors", "lapo_original_vq__vanilla", "lapo_original__vanilla", "probe", "–"),
     ("it hurts less with distractors", "lapo_original_fsq", "lapo_original", "probe", "1.32 (Figure 5)"),
     ("it hurts less with distractors", "lapo_original_vq", "lapo_original", "probe", "–"),
+    ("pairs further apart and a large z help", "lapo", "lapo_original", "probe", "0.18 (Figure 6)"),
     ("predicting embeddings alone costs a little", "laom_no_aug", "lapo", "probe", "1.34 (Figure 6)"),
     ("LAOM's latent actions are better than LAPO's", "laom_aug", "lapo", "probe", "0.70 (Figure 6)"),
     ("LAOM's latent actions are better than LAPO's", "laom_aug", "lapo_original", "probe", "0.12 (Figure 6, abstract)"),
@@ -442,10 +443,10 @@ def draw_probes(bench: Benchmark, name: str):
             errors[run_name].append(f"{center(found):.2f}" if found else "–")
             if paper_mse is not None:
                 ax.plot(x, paper_mse / PAPER_PROBES["figure_06"][DISTRACTORS][0], **HOLLOW, label="paper, relative to its 22.09")
-            label = None
     names = STEPS if name == "figure_06" else [LABELS[column] for column in columns]
+    ax.set_xlim(-0.5, len(columns) - 0.5)
     ax.set_xticks(range(len(columns)), [f"{' | '.join(errors[column])}\n{label}" for column, label in zip(columns, names)])
-    ax.set_ylabel("probe error, 1: no quantiser, distractors" if name == "figure_05" else "probe error relative to LAPO's")
+    ax.set_ylabel("probe error, no quantiser: 1" if name == "figure_05" else "probe error relative to LAPO's")
     from_zero(ax)
     ax.set_title("below the bars: MSE / Var(a), with | without distractors", loc="left")
     unique_legend(figure, ax)
