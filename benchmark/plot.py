@@ -86,7 +86,7 @@ CLAIMS = [
     ("LAOM's latent actions are better than LAPO's", "laom_aug", "lapo", "probe", "0.70 (Figure 6)"),
     ("LAOM's latent actions are better than LAPO's", "laom_aug", "lapo_original", "probe", "0.12 (Figure 6, abstract)"),
     ("the gain carries over to returns only partly", "laom", "lapo", "return", "up to 2 (Section 4)"),
-    ("without distractors it is not significant", "laom__vanilla", "lapo__vanilla", "return", "above 1 (Section 4)"),
+    ("LAOM's gain without distractors is not significant", "laom__vanilla", "lapo__vanilla", "return", "above 1 (Section 4)"),
     ("a few labels bring the large gain", "laom_supervised", "laom", "probe", "–"),
     ("a few labels bring the large gain", "laom_supervised", "laom", "return", f"{PAPER_SUPERVISION} (abstract)"),
     ("a few labels bring the large gain", "laom_supervised", "lapo", "probe", "–"),
