@@ -21,6 +21,7 @@ from test_laom_supervised import Recorder, count
 import bc
 import idm
 import laom
+import laom_supervised
 import lapo
 
 SMALL = {"--eval.num-episodes": 1, "--eval.num-workers": 1, "--log-interval": 5}
@@ -41,6 +42,19 @@ def flags(script: str, *budgets, **changes) -> list[str]:
     settings = SETTINGS[script] | {f"--{name.replace('__', '.').replace('_', '-')}": value for name, value in changes.items()}
     words = (str(word) for pair in settings.items() for word in pair)
     return ["demo", "--num-labeled-trajectories", *map(str, budgets), *words]
+
+
+@pytest.mark.parametrize(("avx512", "avx512_bf16", "onednn_takes_it", "dtype"), [
+    (True, True, True, torch.bfloat16), (False, False, True, torch.bfloat16),  # the second as on ARM
+    (True, False, True, torch.float32), (False, False, False, torch.float32),  # emulated, which is slower; not there
+])  # fmt: skip
+def test_bfloat16_on_cpus_that_have_it(avx512, avx512_bf16, onednn_takes_it, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn_takes_it)
+    for method in (lapo, laom, laom_supervised, idm, bc):
+        assert method.Args(device="cpu").dtype == dtype
+        assert method.Args(device="cpu", precision="bf16").dtype == torch.bfloat16
 
 
 def test_parameter_totals_of_table_4():
