@@ -195,7 +195,7 @@ class Benchmark:
         if patterns and not runs:
             raise SystemExit(f"error: no results.json in {', '.join(patterns)}")
         self.runs = {}  # one for each experiment, task, difficulty and seed: the one with the most budgets, of these the newest
-        newest_first = sorted(runs, key=lambda run: run.folder.name, reverse=True)
+        newest_first = sorted(runs, key=lambda run: run.folder.name.rpartition("__")[1:], reverse=True)  # those without a date last
         for run in sorted(newest_first, key=lambda run: -len(run.results["budgets"])):
             if run.task not in ALL_TASKS:
                 print(f"{run.folder} is no run of the {scale_name} scale: {run.task} is none of its tasks")
@@ -559,18 +559,18 @@ def reconstructions(run: Run) -> list[Path]:
 
 def draw_reconstructions(bench: Benchmark, name: str):
     """Figure 11: above what the network saw, below what a decoder sees in its embedding."""
-    about = benchmark.list_figures(bench.scale)[name]
-    pictures = [(run_name, next((reconstructions(run)[-1] for run in bench.find(run_name) if reconstructions(run)), None))
-                for run_name in about.distractors]  # fmt: skip
-    pictures = [(LABELS[run_name], plt.imread(path)) for run_name, path in pictures if path]
-    if not pictures:
+    names = benchmark.list_figures(bench.scale)[name].distractors
+    found = {run_name: [path for run in bench.find(run_name) for path in reconstructions(run)[-1:]] for run_name in names}
+    if not any(found.values()):
         return None
-    figure, (ax,) = begin(bench, name, width=8, height=0.6 + 1.65 * len(pictures))
+    figure, (ax,) = begin(bench, name, width=8, height=0.6 + 1.65 * len(names))
     ax.remove()
-    for ax, (label, picture) in zip(figure.subplots(len(pictures), 1, squeeze=False)[:, 0], pictures):
-        ax.imshow(picture)
-        ax.set_title(f"{label}: true frames of unseen videos above, decoded below", loc="left")
+    for ax, (run_name, paths) in zip(figure.subplots(len(names), 1), found.items()):
+        about = "true frames of unseen videos above, decoded below" if paths else "none here, benchmark/run.py makes it"
+        ax.set_title(f"{LABELS[run_name]}: {about}", loc="left")
         ax.axis("off")
+        if paths:
+            ax.imshow(plt.imread(paths[0]))
     return figure
 
 

@@ -354,6 +354,24 @@ def test_runs_are_known_by_their_arguments(tiny, capsys):
     assert f"{folder} is no run of the demo scale: lam.num_epochs is 6, not 7" in capsys.readouterr().out
 
 
+def test_the_newest_run_counts(tiny):
+    """By the date in its name; a folder without one counts as older."""
+    (job, *_) = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_12c")
+    names = ["z__laom__0__20260101-000000", "a__laom__0__20260102-000000", "z"]
+    folders = [write_run(job, folder=tiny / "same" / name) for name in names]
+    found = plot.Benchmark("demo", (f"{tiny}/same/*",), "seen_videos").find("laom")
+    assert [run.folder for run in found] == [folders[1]]
+
+
+def test_figure_11_says_what_is_not_reconstructed(tiny):
+    for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_11"):
+        folder = write_run(job)
+        if job.name == "laom":
+            Image.fromarray(np.full((8, 48, 3), 128, np.uint8)).save(folder / "lam.png")
+    figure = plot.draw_reconstructions(plot.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos"), "figure_11")
+    assert [("decoded" in ax.get_title("left"), len(ax.images)) for ax in figure.axes] == [(True, 1), (False, 0), (False, 0)]
+
+
 def test_scores_are_relative_to_bc_on_all_labels(tiny):
     jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_08")
     folders = {
