@@ -337,7 +337,7 @@ def begin(bench: Benchmark, name: str, panels: int = 1, width: float = PANEL, he
     videos = {"figure_09a": "unseen videos", "figure_11": "unseen videos", "figure_12ab": "training batches"}
     words += [videos.get(name, bench.videos.replace("_", " "))]
     augments = benchmark.identities(bench.scale)["laom"]["lam.use_aug"]
-    if not augments and name != "figure_06" and any("laom" in run.names for run in runs):
+    if not augments and name != "figure_06" and any({"laom", "laom_cross"} & run.names for run in runs):
         words.append("LAOM without augmentation")
     if missing := bench.missing(about):
         words.append(f"not run: {missing}")
