@@ -729,6 +729,7 @@ def lam_rows(bench: Benchmark, runs: list[Run]) -> list[list[str]]:
             "z(obs, obs) → action",
             "z → action, twins without distractors",
             *HEALTH.values(),
+            "online probes, MSE, z | embedding → action",
         ]
     ]
     for run in runs:
@@ -737,13 +738,16 @@ def lam_rows(bench: Benchmark, runs: list[Run]) -> list[list[str]]:
             probes = [table.cell(measures, f"{kind}_probe_mse_over_var") for kind in ("action", "blind")]
             numbers = [measures.get("action_probe_mse_over_var/no_distractors")]
             numbers += [measures.get(name, measures.get(f"{name}/no_distractors")) for name in HEALTH]
-            rows.append([*run_cells(run), *probes, *("–" if number is None else f"{number:.3g}" for number in numbers)])
+            numbers += [run.online(f"lam/{kind}_probe_mse") for kind in ("action", "obs_action")]
+            *cells, online, of_embedding = ("–" if number is None else f"{number:.3g}" for number in numbers)
+            rows.append([*run_cells(run), *probes, *cells, f"{online} | {of_embedding}"])
     return rows
 
 
 OVERVIEWS = {
     "All runs": "cells are seen | unseen videos; errors MSE / Var(a), returns mean ± standard deviation over episodes",
-    "Latent actions": "probe errors, MSE / Var(a), seen | unseen videos; z(obs, obs) cannot know what came next",
+    "Latent actions": "probe errors, MSE / Var(a), seen | unseen videos; z(obs, obs) cannot know what came next; online probes are "
+    "those of training batches, the mean of the last five values in metrics.jsonl",
     "The paper's claims": "ratios with 95% intervals, of one seed over episodes alone, of two or three seeds too narrow; scores "
     "are over BC on all labels of the same kind of data",
 }
