@@ -26,6 +26,7 @@ the slow copy's); distractor_share/<videos>, the share of Var(z) that changes be
 distractors alone: ½ E|z - z'|² / Var(z), each about its own mean (0: z does not depend on the distractors; 1: on nothing else).
 """
 
+import ctypes
 import dataclasses
 import functools
 import importlib.util
@@ -204,6 +205,8 @@ def draw(path: Path, *rows: torch.Tensor):
 
 
 def main(measure_args: Args):
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # glibc keeps freed memory, as in the scripts
+        _ = mallopt(-4, 0), mallopt(-1, 2**31 - 1)  # M_MMAP_MAX: large blocks come from the heap; M_TRIM_THRESHOLD: its end stays
     path, is_run = measure_args.path, measure_args.path.is_dir()
     folder = path if is_run else path.parent
     files = sorted([*path.glob("lam*.pt"), *path.glob("idm*.pt")]) if is_run else [path]
