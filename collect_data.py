@@ -114,8 +114,6 @@ PRESETS = {
     "demo": ("a laptop without a GPU: 24 + 8 trajectories, 0.4 GB", Args(num_trajectories=24, num_eval_trajectories=8)),
 }
 
-EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
-
 
 # ---- Experts: SAC on proprioceptive states, without rendering (Appendix C) ---------------------------------------------------
 
@@ -360,17 +358,25 @@ def load_expert(path: Path) -> Expert:
         raise SystemExit(f"error: {path} is not an expert file: {error}")
 
 
-# ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------------------------
+# ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) -------------------------------
 
 IMG_HW = 64  # height and width of an observation, pixels
-SKY_HW = 160  # height and width of a background frame: the camera sees about half of it
+EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
+
 # name: (scale of camera and colour, number of training videos; None means all)
-DIFFICULTIES = dict(vanilla=(0.0, 0), easy=(0.1, 4), medium=(0.2, 8), hard=(0.3, None), scale_easy_video_hard=(0.1, None))
+DIFFICULTIES = {
+    "vanilla": (0.0, 0),
+    "easy": (0.1, 4),
+    "medium": (0.2, 8),
+    "hard": (0.3, None),
+    "scale_easy_video_hard": (0.1, None),  # the paper's
+}
 
 
 def load_task(task: str) -> gym.Env:
-    """A dm_control task through Shimmy; unlike MuJoCo's default no buffer beyond our pictures, a shadow map of 256², not 2048²."""
-    import absl.logging  # these imports stand here because dm_control binds to the OpenGL of MUJOCO_GL when it is first imported
+    """A dm_control task through Shimmy, with buffers and shadows no larger than 64×64 pictures need."""
+    # imported here: dm_control binds to the OpenGL that MUJOCO_GL names when it is first imported
+    import absl.logging
     import shimmy
     from dm_control import suite
 
@@ -378,16 +384,19 @@ def load_task(task: str) -> gym.Env:
     env = shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
     visual = env.unwrapped.physics.model.vis
     visual.global_.offwidth = visual.global_.offheight = IMG_HW
-    visual.quality.shadowsize, visual.quality.numslices, visual.quality.numstacks = 256, 12, 8
+    visual.quality.shadowsize = 256  # MuJoCo's 2048² take most of the time
+    visual.quality.numslices = 12
+    visual.quality.numstacks = 8
     return env
 
 
 class DistractingControl(gym.Wrapper):
-    """Pixels, uint8 (64, 64, 3), before colours, a camera and a background video that drift independently of the physics.
+    """Pixels before colours, a camera and a background video that drift independently of the physics.
 
-    info: dm_control's states, a dictionary. One seed gives the same physics, colours, camera and background. color_scale,
-    camera_scale: s of DIFFICULTIES, 0 for none. videos: uint8 (frames, 160, 160, 3), none for the task's own sky. A camera position
-    is (radius in metres, elevation above the horizon and azimuth in radians) about the agent's centre of mass.
+    Observations are uint8 (64, 64, 3); `info` holds dm_control's states, a dictionary. One seed gives the
+    same physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none.
+    videos: uint8 (frames, 160, 160, 3), none for the task's own sky. A camera position is (radius in metres,
+    elevation above the horizon and azimuth in radians) about the agent's centre of mass.
     """
 
     def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
@@ -395,119 +404,198 @@ class DistractingControl(gym.Wrapper):
 
         super().__init__(env)
         self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
-        self.color_scale, self.camera_scale, self.videos = color_scale, camera_scale, videos
-        self.physics, self.model, self.data = env.unwrapped.physics, env.unwrapped.physics.model, env.unwrapped.physics.data
-        self.own_colors = self.model.mat_rgba[:, :3].copy()
+        self.color_scale = color_scale
+        self.camera_scale = camera_scale
+        self.videos = videos
+        self.physics = env.unwrapped.physics
+        self.model = self.physics.model
+        self.data = self.physics.data
+        self.colors = self.model.mat_rgba[:, :3]  # a view: what is written here is rendered
+        self.own_colors = self.colors.copy()
         if videos:
-            self.sky, hw = self.model.name2id("skybox", "texture"), videos[0].shape[1]
-            start, self.model.tex_width[self.sky], self.model.tex_height[self.sky] = self.model.tex_adr[self.sky], hw, 6 * hw
-            self.sky_faces = self.model.tex_data[start : start + 6 * hw * hw * 3].reshape(6, hw, hw, 3)  # a view
+            hw = videos[0].shape[1]
+            self.sky = self.model.name2id("skybox", "texture")
+            self.model.tex_width[self.sky] = hw
+            self.model.tex_height[self.sky] = 6 * hw
+            start = self.model.tex_adr[self.sky]
+            texture = self.model.tex_data[start : start + 6 * hw * hw * 3]
+            self.sky_faces = texture.reshape(6, hw, hw, 3)  # a view, too
             humanoid = self.model.name == "humanoid"  # whose ground would hide most of the background
             self.physics.named.model.mat_rgba["grid", "a"] = 0.3 if humanoid else 1.0
-        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # kept: a new one for each picture costs a third more
+        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # a new one for each picture is slow
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
+    def reset(self, *, seed=None, options=None):
         states, _ = self.env.reset(seed=seed, options=options)
-        self.color_rng, self.camera_rng, self.background_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
-        self.color_low, self.color_high = (np.clip(self.own_colors + s, 0, 1) for s in (-self.color_scale, self.color_scale))
-        self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
-        s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
-        radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
-        self.camera_low = np.array([radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)])
-        self.camera_high = np.array([radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)])
-        self.camera_high = np.maximum(self.camera_low, self.camera_high)  # for a camera just below the horizon
-        self.camera_position = self.camera_rng.uniform(self.camera_low, self.camera_high)
-        self.own_radius, direction = radius, self.camera_rng.normal(size=3)
-        self.velocity = direction / np.linalg.norm(direction) * self.camera_rng.uniform(0, 0.4 * s)  # metres per step
-        self.roll, self.roll_velocity = self.camera_rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]  # radians, radians per step
-        if self.videos:  # played to and fro from a random frame in a random direction
-            self.video = self.videos[self.background_rng.integers(len(self.videos))]
-            self.video_period = max(2 * len(self.video) - 2, 1)
-            self.video_time = int(self.background_rng.integers(self.video_period))
+        self.color_rng, self.camera_rng, self.background_rng = np.random.default_rng(seed).spawn(3)
+        self.reset_colors()
+        self.reset_camera()
+        self.reset_background()
         return self.render(), states
 
     def step(self, action: np.ndarray):
         states, reward, terminated, truncated, _ = self.env.step(action)
-        colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
-        self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
-        s, unit = self.camera_scale, self.camera_scale * self.own_radius / 4
-        velocity = self.velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
-        self.velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
-        position = to_spherical(to_cartesian(self.camera_position) + self.velocity)
-        self.camera_position = np.clip(position, self.camera_low, self.camera_high)
-        roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
-        self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
-        self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
-        self.video_time = (self.video_time + 1) % self.video_period if self.videos else None
+        self.step_colors()
+        self.step_camera()
+        self.step_background()
         return self.render(), reward, terminated, truncated, states
 
+    def reset_colors(self):
+        s = self.color_scale
+        self.color_low = np.clip(self.own_colors - s, 0, 1)
+        self.color_high = np.clip(self.own_colors + s, 0, 1)
+        self.colors[:] = self.color_rng.uniform(self.color_low, self.color_high)
+
+    def step_colors(self):
+        noise = self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
+        self.colors[:] = np.clip(self.colors + noise, self.color_low, self.color_high)
+
+    def reset_camera(self):
+        """A position within ranges about the task's own camera, and the first velocities."""
+        s = self.camera_scale
+        rng = self.camera_rng
+        angle = math.pi / 2 * s
+        radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
+        self.own_radius = radius
+        self.camera_low = [
+            radius * (1 - 0.5 * s),
+            max(elevation - angle, 0),
+            max(azimuth - angle, -math.pi),
+        ]
+        high = [
+            radius * (1 + 1.5 * s),
+            min(elevation + angle, math.pi / 2),
+            min(azimuth + angle, 0),
+        ]
+        self.camera_high = np.maximum(self.camera_low, high)  # for a camera just below the horizon
+        self.camera_position = rng.uniform(self.camera_low, self.camera_high)
+        self.velocity = normalized(rng.normal(size=3)) * rng.uniform(0, 0.4 * s)  # metres per step
+        self.roll, self.roll_velocity = rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]
+
+    def step_camera(self):
+        """Velocities drift, the camera moves and rolls, and stays within its ranges."""
+        s = self.camera_scale
+        unit = s * self.own_radius / 4
+        velocity = self.velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
+        speed = max(np.linalg.norm(velocity), 1e-9)
+        self.velocity = velocity * min(1, 0.4 * unit / speed)
+        position = to_spherical(to_cartesian(self.camera_position) + self.velocity)
+        self.camera_position = np.clip(position, self.camera_low, self.camera_high)
+
+        max_roll = math.pi / 2 * s
+        max_velocity = math.pi / 50 * s  # radians per step
+        roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
+        self.roll_velocity = np.clip(roll_velocity, -max_velocity, max_velocity)
+        self.roll = np.clip(self.roll + self.roll_velocity, -max_roll, max_roll)
+
+    def reset_background(self):
+        """A random video, played to and fro from a random frame in a random direction."""
+        if self.videos:
+            video = self.videos[self.background_rng.integers(len(self.videos))]
+            self.video = [*video, *video[-2:0:-1]]
+            self.video_time = int(self.background_rng.integers(len(self.video)))
+
+    def step_background(self):
+        if self.videos:
+            self.video_time = (self.video_time + 1) % len(self.video)
+
     def render(self) -> np.ndarray:
-        """The picture of the current state, uint8 (64, 64, 3), from camera 0 as the distractors have moved it."""
+        """The picture of the current state, uint8 (64, 64, 3), from camera 0 as the distractors moved it."""
         import mujoco
 
         if self.videos:
-            turn = len(self.video) - 1
-            self.sky_faces[:] = self.video[turn - abs(turn - self.video_time)]
+            self.sky_faces[:] = self.video[self.video_time]
             contexts = self.physics.contexts
             with contexts.gl.make_current() as context:
                 context.call(mujoco.mjr_uploadTexture, self.model.ptr, contexts.mujoco.ptr, self.sky)
-        mujoco.mj_camlight(self.model.ptr, self.data.ptr)  # the undisturbed pose, which the next line overwrites
+        mujoco.mj_camlight(self.model.ptr, self.data.ptr)  # the undisturbed camera, whose pose is overwritten
         if self.camera_scale > 0:
-            self.data.cam_xpos[0], self.data.cam_xmat[0] = self.camera_pose()
+            self.aim_camera()
         return self.camera.render().copy()
 
-    def camera_pose(self) -> tuple[np.ndarray, np.ndarray]:
-        """Position (3,) and orientation (9,): it looks at the point on its undisturbed axis that is as far away as the agent."""
-        agent, own_position = self.data.subtree_com[1], self.data.cam_xpos[0]
+    def aim_camera(self):
+        """Moves camera 0; it looks at the point on its undisturbed axis that is as far away as the agent."""
+        agent = self.data.subtree_com[1]
+        own_position = self.data.cam_xpos[0]
         own_axis = self.data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
         target = own_position - own_axis * np.linalg.norm(own_position - agent)
+
         position = agent + to_cartesian(self.camera_position)
-        z = (position - target) / np.linalg.norm(position - target)
-        x = np.cross([0, 0, 1], z) / np.linalg.norm(np.cross([0, 0, 1], z))
-        y, cos, sin = np.cross(z, x), math.cos(self.roll), math.sin(self.roll)
-        return position, np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
+        z = normalized(position - target)
+        x = normalized(np.cross([0, 0, 1], z))
+        y = np.cross(z, x)
+        cos, sin = math.cos(self.roll), math.sin(self.roll)
+        self.data.cam_xpos[0] = position
+        self.data.cam_xmat[0] = np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
+
+
+def normalized(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
 
 
 def to_spherical(point: np.ndarray) -> np.ndarray:
-    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2]): the cut lies where no camera of the suite goes."""
-    elevation, azimuth = math.atan2(point[2], math.hypot(point[0], point[1])), math.atan2(point[1], point[0])
-    return np.array([np.linalg.norm(point), elevation, azimuth - 2 * math.pi if azimuth > math.pi / 2 else azimuth])
+    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2]).
+
+    The azimuth's cut lies where no camera of the suite goes.
+    """
+    x, y, z = point
+    elevation = math.atan2(z, math.hypot(x, y))
+    azimuth = math.atan2(y, x)
+    if azimuth > math.pi / 2:
+        azimuth -= 2 * math.pi
+    return np.array([np.linalg.norm(point), elevation, azimuth])
 
 
 def to_cartesian(position: np.ndarray) -> np.ndarray:
     radius, elevation, azimuth = position
-    x, y, z = math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)
+    x = math.cos(elevation) * math.cos(azimuth)
+    y = math.cos(elevation) * math.sin(azimuth)
+    z = math.sin(elevation)
     return radius * np.array([x, y, z])
 
 
 def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
-    """Background videos, uint8 (frames, 160, 160, 3), memory-mapped: all of "val", as many of "train" as the difficulty says."""
-    number, files = DIFFICULTIES[difficulty][1], sorted((backgrounds / split).glob("*.npy"))
-    if number != 0 and not files:
+    """Background videos, uint8 (frames, 160, 160, 3), memory-mapped; errors if there are none.
+
+    All of split "val"; of "train" as many as the difficulty says.
+    """
+    number = DIFFICULTIES[difficulty][1]
+    if number == 0:
+        return []
+    files = sorted((backgrounds / split).glob("*.npy"))
+    if not files:
         raise SystemExit(
-            f"error: no videos (*.npy) in {backgrounds / split}; collect_data.py makes some, --eval.backgrounds says where"
+            f"error: no videos (*.npy) in {backgrounds / split}; "
+            "collect_data.py makes some, --eval.backgrounds says where"
         )
-    return [np.load(file, mmap_mode="r") for file in files[: number if split == "train" or number == 0 else None]]
+    if split == "train":
+        files = files[:number]
+    return [np.load(file, mmap_mode="r") for file in files]
 
 
 def make_env(task: str, difficulty: str, backgrounds: Path, split: str) -> DistractingControl:
-    scale, videos = DIFFICULTIES[difficulty][0], load_videos(backgrounds, split, difficulty)
+    """The task under a difficulty's distractors, with the videos of a split in backgrounds/<split>/*.npy."""
+    scale = DIFFICULTIES[difficulty][0]
+    videos = load_videos(backgrounds, split, difficulty)
     return DistractingControl(load_task(task), scale, scale, videos)
 
 
 def pick_rendering_backend():
-    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or on Mesa, else OSMesa. A choice of the user's stands."""
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the worker itself: threads for 64×64 pixels only cost
+    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or Mesa, else OSMesa; a user's choice stands."""
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the worker: its threads only cost at 64×64
     if "MUJOCO_GL" in os.environ:
         return
     probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
-    for os.environ["MUJOCO_GL"] in ("egl", "osmesa"):
+    for backend in ("egl", "osmesa"):
+        os.environ["MUJOCO_GL"] = backend
         if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
             return
-    raise SystemExit("error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6")
+    packages = "libegl1 libopengl0, or libosmesa6"
+    raise SystemExit(f"error: no OpenGL to render with; on Debian: apt-get install {packages}")
 
 
 # ---- Background videos: DAVIS 2017, any folder of folders of frames, or procedural dead leaves -------------------------------
+
+SKY_HW = 160  # height and width of a background frame: the camera sees about half of it
 
 DAVIS_VIDEOS = {  # DAVIS 2017's own lists; val is the evaluation set of the Distracting Control Suite
     "train": """bear bmx-bumps boat boxing-fisheye breakdance-flare bus car-turn cat-girl classic-car color-run crossing dance-jump
