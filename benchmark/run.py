@@ -1,16 +1,19 @@
 """Runs the benchmark: each figure and table of the paper is a list of runs, and the scale is its only knob.
 
-    python benchmark/run.py figure_08 --scale demo             # collects the data that is missing, then runs what Figure 8 needs
-    python benchmark/run.py figure_01 table_3 --scale mini     # figures share runs: each is done once
-    python benchmark/run.py all --scale paper --dry-run        # prints the commands, with what is finished as a comment
+    python benchmark/run.py figure_08 --scale demo           # collects missing data, runs what Figure 8 needs
+    python benchmark/run.py figure_01 table_3 --scale mini   # figures share runs: each is done once
+    python benchmark/run.py all --scale paper --dry-run      # prints the commands, one a line, and runs none
     python benchmark/run.py all --scale mini --tasks walker-run --seeds 0
-    python benchmark/plot.py --scale mini                      # draws what is finished
+    python benchmark/plot.py --scale mini                    # draws what is finished
 
-SCALES, list_runs and list_figures below are the whole benchmark; `figure_09` means every entry that begins with it. Given again, a
-command skips finished runs, continues begun ones from their checkpoints and starts the rest; Ctrl-C or SIGTERM stops it behind a
-checkpoint. A run that fails does not stop the others: the end lists what failed, and the exit status is 1.
+SCALES, list_runs and list_figures below are the whole benchmark; `figure_09` means every entry that begins
+with it. Given again, a command skips finished runs, continues begun ones from their checkpoints with the
+run's own copy of the script, and starts the rest; Ctrl-C or SIGTERM stops it behind a checkpoint. After each
+run of a LAM or an IDM, benchmark/measure.py measures it. A run that fails does not stop the others: the end
+lists what failed, and the exit status is 1.
 
-Files: --runs/<scale>/<name>[__vanilla]/<run>/, what the scripts write and wall_clock.json: seconds of each session, machine, date.
+Files: --runs/<scale>/<name>[__vanilla]/<run>/, what the scripts and measure.py write, and wall_clock.json:
+seconds of each session, machine, date.
 """
 
 import dataclasses
@@ -36,89 +39,172 @@ import tyro
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-DISTRACTORS, CLEAN = "scale_easy_video_hard", "vanilla"
+DISTRACTORS = "scale_easy_video_hard"
+CLEAN = "vanilla"
+ALL_TASKS = ("cheetah-run", "walker-run", "hopper-hop", "humanoid-walk")
+METHODS = ["bc", "idm", "lapo", "laom", "laom_supervised"]
+
+# ---- Scales -----------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Scale:
-    preset: str  # of every script
     data: Path  # folder of the datasets
-    num_trajectories: tuple[int, int]  # in a training file, in an evaluation file
+    num_trajectories: int  # in a training file
+    num_eval_trajectories: int  # in an evaluation file
     tasks: tuple[str, ...]
     other_tasks: tuple[str, ...]  # cross-embodied pre-training is on these, without the task itself
     trajectories_per_file: int  # of each of them
     seeds: tuple[int, ...]
     budgets: tuple[int, ...]  # labelled trajectories
     original_dim: int  # size of the original LAPO's z
-    smaller_dims: tuple[int, ...]  # sizes of z in Figures 9 and 12, beside the preset's
-    flags: dict[str, str]  # what differs from the preset
+    smaller_dims: tuple[int, ...]  # sizes of z in Figures 9 and 12, beside the method's own
+    laom_augments: bool  # whether LAOM augments unless a flag says otherwise
+    methods: dict[str, str]  # method → its script, preset and what differs from the preset
 
 
-ALL_TASKS = ("cheetah-run", "walker-run", "hopper-hop", "humanoid-walk")
+PAPER = Scale(
+    data=Path("data/paper"),
+    num_trajectories=5000,
+    num_eval_trajectories=50,
+    tasks=ALL_TASKS,
+    other_tasks=ALL_TASKS,
+    trajectories_per_file=1666,
+    seeds=(0, 1, 2),
+    budgets=(2, 4, 8, 16, 32, 64, 128),
+    original_dim=128,
+    smaller_dims=(64, 256, 1024),  # Section 5 names 64 and 8192; those between are ours
+    laom_augments=True,
+    methods={
+        "bc": "bc.py paper",
+        "idm": "idm.py paper",
+        "lapo": "lapo.py paper",
+        "laom": "laom.py paper",
+        "laom_supervised": "laom_supervised.py paper",
+    },
+)
+
+DEMO = Scale(
+    data=Path("data"),
+    num_trajectories=24,
+    num_eval_trajectories=8,
+    tasks=("cheetah-run",),
+    other_tasks=("walker-run", "hopper-hop"),
+    trajectories_per_file=12,
+    seeds=(0,),
+    budgets=(2, 8),
+    original_dim=32,
+    smaller_dims=(16, 64),
+    laom_augments=False,
+    methods={
+        "bc": "bc.py demo",
+        "idm": "idm.py demo",
+        "lapo": "lapo.py demo",
+        "laom": "laom.py demo",
+        "laom_supervised": "laom_supervised.py demo",
+    },
+)
+
+# The demo's networks on 64 trajectories, 8,000 updates of a LAM; a seed and kind of data takes 2.2 hours of
+# one core. Two lessons of the trials: four times as many updates of 64 came much nearer to predicting no
+# change than updates of 256 at the same cost; and augmentation left next to nothing of the action in LAOM's
+# z, a faster or slower target did not put it before LAPO, nor did a wider actor show larger returns.
 MINI_LAM = "--lam.num-epochs 8 --lam.batch-size 64 --lam.learning-rate 5e-4"
 MINI_BC = "--bc.num-epochs 4 --bc.batch-size 64 --bc.learning-rate 2e-3 --eval.num-episodes 10"
-SCALES = {
-    "paper": Scale(
-        "paper", Path("data/paper"), (5000, 50), ALL_TASKS, ALL_TASKS, 1666, (0, 1, 2), (2, 4, 8, 16, 32, 64, 128),
-        128, (64, 256, 1024), {},  # Section 5 names 64 and 8192; those between are ours
-    ),
-    "demo": Scale(
-        "demo", Path("data"), (24, 8), ("cheetah-run",), ("walker-run", "hopper-hop"), 12, (0,), (2, 8), 32, (16, 64), {},
-    ),
-    # The demo's networks on 64 trajectories, in batches a quarter of the demo's at half its rates: eight passes are 8,000 updates
-    # of a LAM, where the demo has 650. One seed and kind of data takes 2.2 hours on one core. README, "How the mini scale was
-    # chosen", says why.
-    "mini": Scale(
-        "demo", Path("data/mini"), (64, 8), ("cheetah-run",), ("walker-run", "hopper-hop"), 32, (0, 1, 2), (8,), 32, (16, 64),
-        {
-            "lapo.py": f"{MINI_LAM} {MINI_BC}",
-            "laom.py": f"{MINI_LAM} {MINI_BC}",
-            "laom_supervised.py": f"{MINI_LAM} --lam.labeled-batch-size 16 {MINI_BC}",
-            "idm.py": f"--idm.num-updates 4000 --idm.batch-size 64 --idm.learning-rate 5e-4 {MINI_BC}",
-            "bc.py": f"--bc.num-updates 4000 {MINI_BC}",
-        },
-    ),
-}  # fmt: skip
+MINI_IDM = "--idm.num-updates 4000 --idm.batch-size 64 --idm.learning-rate 5e-4"
+MINI = Scale(
+    data=Path("data/mini"),
+    num_trajectories=64,
+    num_eval_trajectories=8,
+    tasks=("cheetah-run",),
+    other_tasks=("walker-run", "hopper-hop"),
+    trajectories_per_file=32,
+    seeds=(0, 1, 2),
+    budgets=(8,),
+    original_dim=32,
+    smaller_dims=(16, 64),
+    laom_augments=False,
+    methods={
+        "bc": f"bc.py demo --bc.num-updates 4000 {MINI_BC}",
+        "idm": f"idm.py demo {MINI_IDM} {MINI_BC}",
+        "lapo": f"lapo.py demo {MINI_LAM} {MINI_BC}",
+        "laom": f"laom.py demo {MINI_LAM} {MINI_BC}",
+        "laom_supervised": f"laom_supervised.py demo {MINI_LAM} --lam.labeled-batch-size 16 {MINI_BC}",
+    },
+)
 
-# ---- The runs: scripts and the flags that a scale's preset does not have -----------------------------------------------------
+SCALES = {"paper": PAPER, "demo": DEMO, "mini": MINI}
 
-# What needs the probes alone: the policy stays untrained, and its returns are no result.
-PROBE_ONLY = "--num-labeled-trajectories {least_labels} --bc.num-epochs 0 --decoder.num-updates 1 --eval.num-episodes 1"
-CROSS = "--data OTHERS --trajectories-per-file {trajectories_per_file} --labeled-data OWN"  # training files of the other tasks
-SMALL = "--lam.latent-action-dim {dim} --num-labeled-trajectories {most_labels}"  # Section 5: 128 labelled trajectories
+# ---- Runs: what one types behind `python`; --seed and --runs come from the job ----------------------------
 
 
-def list_runs(scale: Scale) -> dict[str, str]:
-    """Name → script and flags. What else a command needs (data, label budgets, twins, seed, folder): see `make_command`."""
-    probe_only = PROBE_ONLY.format(least_labels=scale.budgets[0])
-    original = f"lapo.py --lam.future-obs-offset 1 --lam.latent-action-dim {scale.original_dim} {probe_only}"
-    cross = CROSS.format(trajectories_per_file=scale.trajectories_per_file)
+def list_runs(scale: Scale, task: str | None = None, difficulty: str = DISTRACTORS) -> dict[str, str]:
+    """Name → command, on the data of a task (the scale's first one) and a difficulty."""
+    task = task or scale.tasks[0]
+    own = data_file(scale, task, difficulty)
+    others = " ".join(data_file(scale, other, difficulty) for other in scale.other_tasks if other != task)
+    budgets = " ".join(map(str, scale.budgets))
+    labels = f"--num-labeled-trajectories {budgets}"
+    fewest_labels, most_labels = scale.budgets[0], scale.budgets[-1]
+
+    bc = f"{scale.methods['bc']} --data {own}"
+    idm = f"{scale.methods['idm']} --data {own}"
+    lapo = f"{scale.methods['lapo']} --data {own}"
+    laom = f"{scale.methods['laom']} --data {own}"
+    supervised = f"{scale.methods['laom_supervised']} --data {own}"
     runs = {
-        "bc": "bc.py",
-        "idm": "idm.py",
-        "lapo": "lapo.py",
-        "laom": "laom.py",
-        "laom_supervised": "laom_supervised.py",
-        "lapo_original": original,
-        "lapo_original_vq": f"{original} --lam.quantizer vq",
-        "lapo_original_fsq": f"{original} --lam.quantizer fsq",
-        "lapo_multi_step": f"lapo.py --lam.latent-action-dim {scale.original_dim} {probe_only}",
-        # of these two one is the preset's laom, and done once
-        "laom_no_aug": f"laom.py --lam.no-use-aug {probe_only * (scale.preset == 'paper')}",
-        "laom_aug": "laom.py --lam.use-aug",
-        "laom_fsq": "laom.py --lam.quantizer fsq",
-        "idm_multi_step": "idm.py --idm.future-obs-offset 10",
-        "lapo_cross": f"lapo.py {cross}",
-        "laom_cross": f"laom.py {cross}",
-        "laom_supervised_cross": f"laom_supervised.py {cross}",
+        "bc": f"{bc} --num-labeled-trajectories all {budgets}",
+        "idm": f"{idm} {labels}",
+        "lapo": f"{lapo} {labels}",
+        "laom": f"{laom} {labels}",
+        "laom_supervised": f"{supervised} {labels}",
+        "laom_fsq": f"{laom} {labels} --lam.quantizer fsq",
+        "idm_multi_step": f"{idm} {labels} --idm.future-obs-offset 10",
     }
+
+    # Figures 5 and 6 need the latent actions alone: the policy stays untrained, its returns are no result.
+    no_policy = f"--num-labeled-trajectories {fewest_labels}"
+    no_policy += " --bc.num-epochs 0 --decoder.num-updates 1 --eval.num-episodes 1"
+    small_lapo = f"{lapo} --lam.latent-action-dim {scale.original_dim} {no_policy}"
+    runs |= {
+        "lapo_original": f"{small_lapo} --lam.future-obs-offset 1",
+        "lapo_original_vq": f"{small_lapo} --lam.future-obs-offset 1 --lam.quantizer vq",
+        "lapo_original_fsq": f"{small_lapo} --lam.future-obs-offset 1 --lam.quantizer fsq",
+        "lapo_multi_step": small_lapo,
+    }
+    # One of these two is the scale's laom, and done once.
+    runs |= {
+        "laom_no_aug": f"{laom} {no_policy if scale.laom_augments else labels} --lam.no-use-aug",
+        "laom_aug": f"{laom} {labels} --lam.use-aug",
+    }
+
+    # Figures 10 and 14: the LAM and the actor learn from other tasks' videos, the labels are of this task.
+    cross = f"--data {others} --trajectories-per-file {scale.trajectories_per_file}"
+    cross += f" --labeled-data {own} {labels}"
+    runs |= {
+        "lapo_cross": f"{scale.methods['lapo']} {cross}",
+        "laom_cross": f"{scale.methods['laom']} {cross}",
+        "laom_supervised_cross": f"{scale.methods['laom_supervised']} {cross}",
+    }
+
+    # Figures 9 and 12: Section 5 has 128 labelled trajectories, the most of Figure 8.
     for dim in scale.smaller_dims:
-        small = SMALL.format(dim=dim, most_labels=scale.budgets[-1])
-        runs |= {f"laom_{dim}": f"laom.py {small}", f"laom_supervised_{dim}": f"laom_supervised.py {small}"}
+        small = f"--num-labeled-trajectories {most_labels} --lam.latent-action-dim {dim}"
+        runs[f"laom_{dim}"] = f"{laom} {small}"
+        runs[f"laom_supervised_{dim}"] = f"{supervised} {small}"
     return runs
 
 
-# ---- The figures: which runs each needs, with distractors and without, on all tasks and seeds of the scale -------------------
+def data_file(scale: Scale, task: str, difficulty: str, split: str = "train") -> str:
+    return f"{scale.data}/{task}__{difficulty}__{split}.hdf5"
+
+
+def twin_file(scale: Scale, task: str) -> str:
+    """The evaluation trajectories without distractors (collect_data.py --rerender)."""
+    return f"{scale.data}/twins/{task}__{CLEAN}__val.hdf5"
+
+
+# ---- Figures: which runs each needs, on all tasks and seeds of the scale ----------------------------------
 
 
 @dataclass
@@ -128,33 +214,39 @@ class Figure:
     clean: list[str] = dataclasses.field(default_factory=list)  # and without
     task: str | None = None  # where the paper takes a single task (a scale without it takes its own)
     seeds: tuple[int, ...] = ()  # fewer than the scale's
-    reconstruct: bool = False  # afterwards benchmark/measure.py --reconstruct on what the most labels have trained
+    per_task: bool = False  # a panel for each task; the others are means over tasks
+    reconstruct: bool = False  # draw what the embedding holds, where the most labels have trained it
     data: bool = False  # needs the datasets, whatever the runs
 
-
-METHODS = ["bc", "idm", "lapo", "laom", "laom_supervised"]
+    @property
+    def runs(self) -> list[tuple[str, str]]:
+        """(name, difficulty) of each run."""
+        return [(name, DISTRACTORS) for name in self.distractors] + [(name, CLEAN) for name in self.clean]
 
 
 def list_figures(scale: Scale) -> dict[str, Figure]:
+    unsupervised = ["lapo", "laom"]
     quantizers = ["lapo_original_vq", "lapo_original_fsq", "lapo_original"]
     steps = ["lapo_original", "lapo_multi_step", "lapo", "laom_no_aug", "laom_aug"]
     cross = ["bc", "lapo_cross", "laom_cross", "laom_supervised_cross"]
-    dims = [f"{name}_{dim}" for name in ("laom", "laom_supervised") for dim in scale.smaller_dims]
-    dims = ["laom", "laom_supervised", *dims]
+    embeddings = ["laom", "laom_supervised", "idm_multi_step"]
+    dims = ["laom", "laom_supervised"]
+    dims += [f"laom_{dim}" for dim in scale.smaller_dims]
+    dims += [f"laom_supervised_{dim}" for dim in scale.smaller_dims]
     return {
         "figure_01": Figure("all methods, with distractors", METHODS),
         "figure_05": Figure("LAPO's latent actions with and without quantiser", quantizers, quantizers),
         "figure_06": Figure("LAOM's changes to LAPO, one after the other", steps, [steps[0], steps[-1]]),
-        "figure_07": Figure("LAPO and LAOM, with and without distractors", ["lapo", "laom"], ["lapo", "laom"]),
-        "figure_08": Figure("all methods by labels, with distractors", METHODS),
+        "figure_07": Figure("LAPO and LAOM, with and without distractors", unsupervised, unsupervised),
+        "figure_08": Figure("all methods by labels, with distractors", METHODS, per_task=True),
         "figure_09a": Figure("IDM and LAOM+supervision on unseen videos", ["idm", "laom_supervised"]),
         "figure_09bc": Figure("small latent actions", dims),
         "figure_10": Figure("pre-training on other tasks", cross),
-        "figure_11": Figure("what embeddings hold", ["laom", "laom_supervised", "idm_multi_step"], seeds=(0,), reconstruct=True),
+        "figure_11": Figure("what embeddings hold", embeddings, seeds=(0,), reconstruct=True),
         "figure_12ab": Figure("probes of latent actions and of embeddings", dims, task="walker-run"),
         "figure_12c": Figure("LAOM with quantiser", ["laom", "laom_fsq"], task="walker-run"),
-        "figure_13": Figure("all methods by labels, without distractors", clean=METHODS),
-        "figure_14": Figure("pre-training on other tasks, each task", cross),
+        "figure_13": Figure("all methods by labels, without distractors", clean=METHODS, per_task=True),
+        "figure_14": Figure("pre-training on other tasks, each task", cross, per_task=True),
         "figure_15": Figure("all methods, without distractors", clean=METHODS),
         "table_1": Figure("datasets", data=True),
         "table_2": Figure("time of each method", METHODS),
@@ -164,14 +256,16 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
 
 
 def choose_figures(scale: Scale, words: tuple[str, ...]) -> dict[str, Figure]:
+    """The figures and tables whose names begin with one of the words; all of them for "all"."""
     figures = list_figures(scale)
-    unknown = [word for word in words if word != "all" and not any(name.startswith(word) for name in figures)]
-    if unknown:
-        raise SystemExit(f"error: no figure {unknown[0]}: there are {', '.join(figures)}, and all")
-    return {name: figure for name, figure in figures.items() if any(word == "all" or name.startswith(word) for word in words)}
+    beginnings = tuple("" if word == "all" else word for word in words)
+    for word, beginning in zip(words, beginnings):
+        if not any(name.startswith(beginning) for name in figures):
+            raise SystemExit(f"error: no figure {word}: there are {', '.join(figures)}, and all")
+    return {name: figure for name, figure in figures.items() if name.startswith(beginnings)}
 
 
-# ---- From a name to a command ------------------------------------------------------------------------------------------------
+# ---- From figures to jobs ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -183,40 +277,66 @@ class Job:
     difficulty: str
     seed: int
     command: list[str]  # script, preset, flags
+    twin: str | None  # what to measure its LAM or IDM on besides
     reconstruct: bool = False
 
     def __str__(self):
-        return f"{self.name}, {self.task}, {'no ' * (self.difficulty == CLEAN)}distractors, seed {self.seed}"
+        kind = "distractors" if self.difficulty == DISTRACTORS else "no distractors"
+        return f"{self.name}, {self.task}, {kind}, seed {self.seed}"
+
+    @property
+    def script(self) -> str:
+        return self.command[0]
+
+    @property
+    def files(self) -> list[str]:
+        """The datasets that the run and its measures read."""
+        files = [word for word in self.command if word.endswith(".hdf5")]
+        return [*files, self.twin] if self.twin else files
 
 
-def data_file(scale: Scale, task: str, difficulty: str, split: str = "train") -> str:
-    return f"{scale.data}/{task}__{difficulty}__{split}.hdf5"
+def make_job(scale: Scale, name: str, task: str, difficulty: str, seed: int, runs: Path) -> Job:
+    command = list_runs(scale, task, difficulty)[name].split()
+    folder = name if difficulty == DISTRACTORS else f"{name}__{difficulty}"
+    command += ["--seed", str(seed), "--runs", str(runs / folder)]
+    has_twin = difficulty == DISTRACTORS and command[0] != "bc.py"
+    return Job(name, task, difficulty, seed, command, twin_file(scale, task) if has_twin else None)
 
 
-def twin_file(scale: Scale, task: str) -> str:
-    return f"{scale.data}/twins/{task}__{CLEAN}__val.hdf5"
-
-
-def make_command(scale: Scale, name: str, task: str, difficulty: str, seed: int, runs: Path) -> list[str]:
-    script, *words = list_runs(scale)[name].split()
-    own = [data_file(scale, task, difficulty)]
-    others = [data_file(scale, other, difficulty) for other in scale.other_tasks if other != task]
-    flags = [file for word in words for file in {"OWN": own, "OTHERS": others}.get(word, [word])]
-    flags += ["--data", *own] if "--data" not in words else []
-    if "--num-labeled-trajectories" not in words:
-        flags += ["--num-labeled-trajectories", *["all"] * (script == "bc.py"), *map(str, scale.budgets)]
-    if difficulty == DISTRACTORS and script != "bc.py":
-        flags += ["--twin-data", twin_file(scale, task)]
-    folder = runs / (name if difficulty == DISTRACTORS else f"{name}__{difficulty}")
-    return [script, scale.preset, *scale.flags.get(script, "").split(), *flags, "--seed", str(seed), "--runs", str(folder)]
+def make_jobs(
+    scale: Scale, figures: dict[str, Figure], tasks: tuple[str, ...], seeds: tuple[int, ...], runs: Path
+) -> list[Job]:
+    """All runs of the figures, each once: names that mean the same experiment are the first of them."""
+    known = identities(scale)
+    jobs = {}
+    for figure in figures.values():
+        own_tasks = (figure.task,) if figure.task in scale.tasks else scale.tasks
+        wanted = [(name, DISTRACTORS) for name in figure.distractors] + [
+            (name, CLEAN) for name in figure.clean
+        ]
+        for name, difficulty in wanted:
+            first_name = next(other for other in known if known[other] == known[name])
+            for task, seed in itertools.product(tasks or own_tasks, seeds or figure.seeds or scale.seeds):
+                job = make_job(scale, first_name, task, difficulty, seed, runs)
+                job = jobs.setdefault(tuple(job.command), job)
+                job.reconstruct = job.reconstruct or figure.reconstruct
+    return sorted(
+        jobs.values(), key=lambda job: (ALL_TASKS.index(job.task), job.seed)
+    )  # one seed of all first
 
 
 def identity(script: str, args: dict) -> dict:
-    """What makes two runs the same experiment, from the arguments as args.json has them: script, networks, training, evaluation."""
-    stages = {f"{stage}.{key}": value for stage in ("lam", "idm", "bc", "decoder") for key, value in args.get(stage, {}).items()}
-    stages = {key: value for key, value in stages.items() if not key.endswith(".checkpoint")}
-    whole = {key: args[key] for key in ("trajectories_per_file", "frame_stack", "lr_schedule") if key in args}
-    return {"script": script, **stages, **whole, "eval.num_episodes": args["eval"]["num_episodes"]}
+    """What makes two runs the same experiment, from args.json: script, networks, training, evaluation."""
+    result = {"script": script}
+    for stage in ("lam", "idm", "bc", "decoder"):
+        for key, value in args.get(stage, {}).items():
+            if key != "checkpoint":
+                result[f"{stage}.{key}"] = value
+    for key in ("trajectories_per_file", "frame_stack", "lr_schedule"):
+        if key in args:
+            result[key] = args[key]
+    result["eval.num_episodes"] = args["eval"]["num_episodes"]
+    return result
 
 
 @functools.cache
@@ -229,31 +349,20 @@ def parse(script: str, *argv: str) -> dict:
 def identities(scale: Scale) -> dict[str, dict]:
     """The identity of every name of the scale."""
     result = {}
-    for name, run in list_runs(scale).items():
-        script, *words = run.split()
-        result[name] = identity(script, parse(script, scale.preset, *scale.flags.get(script, "").split(), *words))
+    for name, command in list_runs(scale).items():
+        script, *argv = command.split()
+        result[name] = identity(script, parse(script, *argv))
     return result
 
 
 def differences(run: dict, wanted: dict) -> list[str]:
-    """Where a run is not what is wanted; an argument that scripts did not have when it ran counts as the default."""
-    return [f"{key} is {run.get(key, value)}, not {value}" for key, value in wanted.items() if run.get(key, value) != value]
-
-
-def make_jobs(scale: Scale, figures: dict[str, Figure], tasks: tuple[str, ...], seeds: tuple[int, ...], runs: Path) -> list[Job]:
-    """All runs of the figures, each once: names that mean the same experiment are the first of them."""
-    known, jobs = identities(scale), {}
-    for figure in figures.values():
-        figure_tasks = tasks or ((figure.task,) if figure.task in scale.tasks else scale.tasks)
-        for difficulty, names in ((DISTRACTORS, figure.distractors), (CLEAN, figure.clean)):
-            for name in names:
-                name = next(other for other in known if known[other] == known[name])
-                for task in figure_tasks:
-                    for seed in seeds or figure.seeds or scale.seeds:
-                        command = make_command(scale, name, task, difficulty, seed, runs)
-                        job = jobs.setdefault(tuple(command), Job(name, task, difficulty, seed, command))
-                        job.reconstruct |= figure.reconstruct
-    return sorted(jobs.values(), key=lambda job: (ALL_TASKS.index(job.task), job.seed))  # one seed of everything first
+    """Where a run is not what is wanted; an argument that scripts did not have when it ran is the default."""
+    result = []
+    for key, value in wanted.items():
+        found = run.get(key, value)
+        if found != value:
+            result.append(f"{key} is {found}, not {value}")
+    return result
 
 
 def values(command: list[str], flag: str) -> list[str]:
@@ -264,77 +373,107 @@ def values(command: list[str], flag: str) -> list[str]:
 
 def find_run(job: Job, wanted: dict) -> tuple[Path | None, bool]:
     """The newest run of the job and whether it has finished; None if it has not begun."""
-    data, labeled_data, (runs,) = (values(job.command, flag) for flag in ("--data", "--labeled-data", "--runs"))
-    labels, begun = values(job.command, "--num-labeled-trajectories"), None
+    data = values(job.command, "--data")
+    labeled_data = values(job.command, "--labeled-data")
+    labels = set(values(job.command, "--num-labeled-trajectories"))
+    (runs,) = values(job.command, "--runs")
+    begun = None
     for path in sorted((ROOT / runs).glob("*/args.json"), reverse=True):
-        args, results = json.loads(path.read_text()), path.with_name("results.json")
-        same_data = (args["data"], args["labeled_data"], args["seed"]) == (data, labeled_data, job.seed)
-        if not same_data or not set(labels) <= set(map(str, args["num_labeled_trajectories"])):
+        folder = path.parent
+        args = json.loads(path.read_text())
+        if (args["data"], args["labeled_data"], args["seed"]) != (data, labeled_data, job.seed):
             continue
-        if not (path.parent / job.command[0]).exists() or differences(identity(job.command[0], args), wanted):
+        if not labels <= set(map(str, args["num_labeled_trajectories"])):
             continue
-        if results.exists() and set(labels) <= set(json.loads(results.read_text())["budgets"]):
-            return path.parent, True
-        begun = begun or path.parent
+        if not (folder / job.script).exists() or differences(identity(job.script, args), wanted):
+            continue
+        results = folder / "results.json"
+        if results.exists() and labels <= set(json.loads(results.read_text())["budgets"]):
+            return folder, True
+        begun = begun or folder
     return begun, False
 
 
-def data_commands(scale: Scale, figures: dict[str, Figure], jobs: list[Job], tasks: tuple[str, ...]) -> dict[str, list[str]]:
+def data_commands(
+    scale: Scale, figures: dict[str, Figure], jobs: list[Job], tasks: tuple[str, ...]
+) -> dict[str, list[str]]:
     """File → the command that makes it, for every dataset that the figures need and that is not there."""
-    files = [word for job in jobs for word in job.command if word.endswith(".hdf5")]
+    files = [file for job in jobs for file in job.files]
     if any(figure.data for figure in figures.values()):
         files += [data_file(scale, task, DISTRACTORS) for task in tasks or scale.tasks]
-    commands = {}
+    datasets, twins = {}, {}  # a twin comes after what it is a twin of
     for file in dict.fromkeys(files):
+        if (ROOT / file).exists() and (ROOT / file.replace("__train", "__val")).exists():
+            continue
         task, difficulty = Path(file).name.split("__")[:2]
-        train, evaluation = map(str, scale.num_trajectories)
+        command = ["collect_data.py"]
         if Path(file).parent.name == "twins":
-            flags = f"--rerender {data_file(scale, task, DISTRACTORS, 'val')} --difficulty {CLEAN}"
+            command += ["--rerender", data_file(scale, task, DISTRACTORS, "val"), "--difficulty", CLEAN]
+            twins[file] = [*command, "--output", str(Path(file).parent)]
         else:
-            flags = f"--task {task} --difficulty {difficulty} --num-trajectories {train} --num-eval-trajectories {evaluation}"
-        if not all((ROOT / name).exists() for name in (file, file.replace("__train", "__val"))):
-            commands[file] = ["collect_data.py", *flags.split(), "--output", str(Path(file).parent)]
-    return dict(sorted(commands.items(), key=lambda item: "/twins/" in item[0]))  # a twin comes after what it is a twin of
+            command += ["--task", task, "--difficulty", difficulty]
+            command += ["--num-trajectories", str(scale.num_trajectories)]
+            command += ["--num-eval-trajectories", str(scale.num_eval_trajectories)]
+            datasets[file] = [*command, "--output", str(Path(file).parent)]
+    return datasets | twins
 
 
-# ---- Running -----------------------------------------------------------------------------------------------------------------
+# ---- Running ----------------------------------------------------------------------------------------------
 
 STOPPED = []  # signals that ask the benchmark to stop
 
 
 def execute(command: list[str]) -> bool:
-    """Runs a script of this repository; passes Ctrl-C and SIGTERM on and waits until it has written its checkpoint."""
+    """Runs a script; passes Ctrl-C and SIGTERM on and waits until it has written its checkpoint."""
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, start_new_session=True)
 
     def forward(number, _):
         STOPPED.append(number)
         process.send_signal(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, forward)
+    signal.signal(signal.SIGINT, forward)
+    signal.signal(signal.SIGTERM, forward)
     return process.wait() == 0
 
 
+def stop_if_asked():
+    if STOPPED:
+        raise SystemExit("stopped; the same command continues")
+
+
 def machine() -> str:
-    import torch
+    import torch  # not above: it takes seconds
 
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores{gpu}"
+    words = [cpu[1] if cpu else platform.machine(), f"{os.cpu_count()} cores"]
+    if torch.cuda.is_available():
+        words.append(torch.cuda.get_device_name())
+    return ", ".join(words)
 
 
 def note_time(folder: Path, seconds: float):
+    """Adds a session to wall_clock.json."""
     path = folder / "wall_clock.json"
     sessions = json.loads(path.read_text())["seconds"] if path.exists() else []
-    record = {"seconds": [*sessions, round(seconds, 1)], "machine": machine(), "date": str(datetime.date.today())}
+    sessions.append(round(seconds, 1))
+    record = {"seconds": sessions, "machine": machine(), "date": str(datetime.date.today())}
     path.write_text(json.dumps(record, indent=2))
 
 
-def reconstruction(folder: Path | None) -> list[str]:
-    """The command that draws what the run's embedding holds, where the most labels have trained it."""
-    weights = [path for kind in ("lam", "idm") for path in (folder or Path("<run>")).glob(f"{kind}*.pt")]
-    weights.sort(key=lambda path: int("0" + path.stem.partition("_")[2]))
-    return ["benchmark/measure.py", str(weights[-1] if weights else "<run>"), "--reconstruct"]
+def measure_command(job: Job, folder: Path | None) -> list[str] | None:
+    """The call of measure.py that the run lacks, if any: its measures, or the pictures of Figure 11."""
+    if job.script == "bc.py":
+        return None
+    wanted = [".json", ".png"] if job.reconstruct else [".json"]
+    weights = [*folder.glob("lam*.pt"), *folder.glob("idm*.pt")] if folder else []
+    if folder and all(path.with_suffix(suffix).exists() for path in weights for suffix in wanted):
+        return None
+    command = ["benchmark/measure.py", str(folder or "<run>")]
+    if job.twin:
+        command += ["--twin-data", job.twin]
+    if job.reconstruct:
+        command += ["--reconstruct"]
+    return command
 
 
 @dataclass
@@ -342,7 +481,7 @@ class Args:
     what: Annotated[tuple[str, ...], tyro.conf.Positional]
     """figures and tables: figure_01, figure_09 (a and bc), table_3, all; none prints what there is"""
     scale: Literal[tuple(SCALES)] = "demo"
-    """size of everything: a row of SCALES"""
+    """size of everything: an entry of SCALES"""
     tasks: tuple[str, ...] = ()
     """instead of the scale's tasks"""
     seeds: tuple[int, ...] = ()
@@ -353,50 +492,70 @@ class Args:
     """print the commands and run none"""
 
 
+def collect_data(commands: dict[str, list[str]], dry_run: bool) -> list[str]:
+    """Makes the datasets; says which failed."""
+    failed = []
+    for file, command in commands.items():
+        print(f"\n# data: {file}\npython {shlex.join(command)}", flush=True)
+        if not dry_run and not execute(command):
+            failed.append(f"data: {file}")
+        stop_if_asked()
+    return failed
+
+
+def train_command(job: Job, folder: Path | None) -> list[str]:
+    """Starts the run, or continues it with its own copy of the script."""
+    return [str(folder / job.script), "--resume", str(folder)] if folder else job.command
+
+
+def train(job: Job, wanted: dict, folder: Path | None) -> tuple[Path | None, bool]:
+    """Starts or continues a run; its folder, and whether it has finished."""
+    began = time.time()
+    succeeded = execute(train_command(job, folder))
+    folder, finished = find_run(job, wanted)
+    if folder:
+        note_time(folder, time.time() - began)
+    return folder, succeeded and finished
+
+
 def main(args: Args):
     scale = SCALES[args.scale]
-    if unknown := set(args.tasks) - set(ALL_TASKS):
+    unknown = set(args.tasks) - set(ALL_TASKS)
+    if unknown:
         raise SystemExit(f"error: no task {unknown.pop()}: there are {', '.join(ALL_TASKS)}")
     figures = choose_figures(scale, args.what)
     if not figures:
-        return print("\n".join(f"{name:12} {figure.about}" for name, figure in list_figures(scale).items()))
+        for name, figure in list_figures(scale).items():
+            print(f"{name:12} {figure.about}")
+        return
+
     known = identities(scale)
     jobs = make_jobs(scale, figures, args.tasks, args.seeds, args.runs / args.scale)
-    missing_data = data_commands(scale, figures, jobs, args.tasks)
-    failed, counts = [], {"finished": 0, "continues": 0, "starts": 0}
-    for file, command in missing_data.items():
-        print(f"\n# data: {file}\npython {shlex.join(command)}", flush=True)
-        if not args.dry_run and not execute(command):
-            failed.append(f"data: {file}")
-        if STOPPED:
-            raise SystemExit("stopped; the same command continues")
+    failed = collect_data(data_commands(scale, figures, jobs, args.tasks), args.dry_run)
+    counts = {"finished": 0, "continues": 0, "starts": 0}
     for number, job in enumerate(jobs, 1):
         folder, finished = find_run(job, known[job.name])
         state = "finished" if finished else "continues" if folder else "starts"
-        command = [job.command[0], "--resume", str(folder)] if folder else job.command
         counts[state] += 1
-        print(f"\n# {number} of {len(jobs)}, {state}: {job}{f', {folder}' * finished}", flush=True)
+        print(f"\n# {number} of {len(jobs)}, {state}: {job}{f', {folder}' if finished else ''}", flush=True)
         if not finished:
-            print("python", shlex.join(command), flush=True)
-        if not args.dry_run and not finished:
-            absent = [word for word in job.command if word.endswith(".hdf5") and not (ROOT / word).exists()]
+            print("python", shlex.join(train_command(job, folder)), flush=True)
+        if not finished and not args.dry_run:
+            absent = [file for file in job.files if not (ROOT / file).exists()]
             if absent:
                 failed.append(f"{job}: {absent[0]} is missing")
                 continue
-            began = time.time()
-            succeeded = execute(command)
-            folder, finished = find_run(job, known[job.name])
-            if folder:
-                note_time(folder, time.time() - began)
-            if not (succeeded and finished) and not STOPPED:
+            folder, succeeded = train(job, known[job.name], folder)
+            stop_if_asked()
+            if not succeeded:
                 failed.append(str(job))
-        command = reconstruction(folder)
-        if job.reconstruct and not Path(command[1]).with_suffix(".png").exists():
+                continue
+        command = measure_command(job, folder)
+        if command:
             print("python", shlex.join(command), flush=True)
-            if not args.dry_run and finished and not STOPPED and not execute(command):
-                failed.append(f"{job}: reconstruction")
-        if STOPPED:
-            raise SystemExit("stopped; the same command continues")
+        if command and not args.dry_run and not execute(command):
+            failed.append(f"{job}: {shlex.join(command)}")
+        stop_if_asked()
     print(f"\n# {len(jobs)} runs: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
     if failed:
         raise SystemExit("error: these failed, what they said is above:\n" + "\n".join(failed))

@@ -1,0 +1,430 @@
+"""The paper's tables and overviews of all runs, as rows of text; and one page that shows everything.
+
+A table is a list of rows of text, the first one the header, or None without runs. The page is a single HTML
+file that needs no other: figures, tables, and runs side by side with films and pictures. Used by plot.py.
+"""
+
+import base64
+import html
+import importlib
+import io
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import run as benchmark
+import table
+from figures import LABELS, reconstructions
+from PIL import Image
+from run import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, ROOT
+from stats import CLAIMS, PAPER_BC, Benchmark, Run, claim_row, load_run
+
+Rows = list[list[str]]
+
+PAPER_DATASETS = {  # average return, GB (Table 1)
+    "cheetah-run": (837.70, 57.7),
+    "walker-run": (739.79, 57.8),
+    "hopper-hop": (306.63, 57.6),
+    "humanoid-walk": (617.22, 58.9),
+}
+PAPER_TIMES = {  # on an H100 (Table 2)
+    "lapo": "7h 38m",
+    "laom": "6h 43m",
+    "laom_supervised": "7h 6m",
+    "bc": "1h 10m",
+    "idm": "5h 30m",
+}
+HEALTH = {  # measures that need no labels (benchmark/measure.py)
+    "effective_rank": "effective rank of z",
+    "shuffled_loss_ratio": "FDM's error with other z / own z",
+    "blind_loss_ratio": "FDM's error with z(obs, obs) / own z",
+    "copy_loss_ratio": "FDM's error / predicting no change",
+    "distractor_share": "share of Var(z) that changes",  # between the evaluation file and a twin
+}
+
+# ---- The paper's tables -----------------------------------------------------------------------------------
+
+
+def table_1(bench: Benchmark) -> Rows | None:
+    """Datasets."""
+    rows = [["dataset", "trajectories", "average return", "GB", "paper: average return", "paper: GB"]]
+    for task in ALL_TASKS:
+        path = ROOT / benchmark.data_file(bench.scale, task, DISTRACTORS)
+        if not path.exists():
+            continue
+        with h5py.File(path) as file:
+            number = sum(name.isdigit() for name in file)
+            average = file.attrs["dataset_return"]
+        size = path.stat().st_size / 1e9
+        paper_average, paper_size = PAPER_DATASETS[task]
+        row = [task, f"{number:,}", f"{average:.2f}", f"{size:.1f}"]
+        rows.append([*row, f"{paper_average:.2f}", str(paper_size)])
+    return rows if len(rows) > 1 else None
+
+
+def table_2(bench: Benchmark) -> Rows | None:
+    """Time of each method."""
+    rows = [["method", "time per run", "label budgets in it", "runs", "machine", "paper, H100"]]
+    for name, paper_time in PAPER_TIMES.items():
+        runs = [run for run in bench.find(name) if run.wall_clock()]
+        if not runs:
+            continue
+        clocks = [run.wall_clock() for run in runs]
+        minutes = round(np.mean([sum(clock["seconds"]) for clock in clocks]) / 60)
+        time = f"{minutes // 60}h {minutes % 60}m"
+        budgets = ", ".join(runs[0].results["budgets"])
+        machines = ", ".join(sorted({clock["machine"] for clock in clocks}))
+        rows.append([LABELS[name], time, budgets, str(len(runs)), machines, paper_time])
+    return rows if len(rows) > 1 else None
+
+
+def table_3(bench: Benchmark) -> Rows | None:
+    """BC on all labels."""
+    rows = [["task", "with distractors", "without", "paper: with", "paper: without"]]
+    found = False
+    for task in ALL_TASKS:
+        cells = []
+        for difficulty in (DISTRACTORS, CLEAN):
+            returns = [run.returns("all", bench.videos) for run in bench.find("bc", difficulty, task)]
+            means = [values.mean() for values in returns if values is not None]
+            found = found or bool(means)
+            seeds = ", ".join(f"{mean:.1f}" for mean in means)
+            cells.append(f"{np.mean(means):.1f} (seeds: {seeds})" if means else "–")
+        rows.append([task, *cells, str(PAPER_BC[task][DISTRACTORS]), str(PAPER_BC[task][CLEAN])])
+    return rows if found else None
+
+
+def table_4(bench: Benchmark) -> Rows:
+    """Numbers of parameters, for humanoid-walk with its 21 actions."""
+    rows = [["network, 21 actions", "paper", "our paper preset", f"{bench.scale_name} scale"]]
+    for label, method, network, paper_total in (
+        ("LAPO", "lapo", "lam", 211_847_849),
+        ("LAOM", "laom", "lam", 192_307_136),
+        ("LAOM+supervision", "laom_supervised", "lam", 192_479_189),
+        ("BC (on all stages)", "laom", "actor", 107_541_504),
+        ("IDM", "idm", "idm", 192_258_965),
+    ):
+        of_preset = count_parameters(f"{method}.py paper", network)
+        of_scale = count_parameters(bench.scale.methods[method], network)
+        rows.append([label, f"{paper_total:,}", f"{of_preset:,}", f"{of_scale:,}"])
+    return rows
+
+
+def count_parameters(command: str, network: str) -> int:
+    """Parameters of a script's network as the command makes it."""
+    import torch  # not above: it takes seconds
+
+    script, *flags = command.split()
+    method = importlib.import_module(script.removesuffix(".py"))
+    args = method.parse_args(flags)
+    with torch.device("meta"):
+        if network == "actor":
+            module = method.Actor(args.bc, args.frame_stack, args.lam.latent_action_dim)
+        elif network == "idm":
+            module = method.IDM(args.idm, args.frame_stack, 21)
+        elif script == "laom_supervised.py":
+            module = method.LAM(args.lam, args.frame_stack, 21)
+        else:
+            module = method.LAM(args.lam, args.frame_stack)
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+TABLES = {"table_1": table_1, "table_2": table_2, "table_3": table_3, "table_4": table_4}
+
+# ---- Overviews of all runs --------------------------------------------------------------------------------
+
+OVERVIEWS = {
+    "All runs": "cells are seen | unseen videos; errors MSE / Var(a), "
+    "returns mean ± standard deviation over episodes",
+    "Latent actions": "probe errors, MSE / Var(a), seen | unseen videos; z(obs, obs) cannot know what came "
+    "next; online probes are those of training batches, the mean of the last five values in metrics.jsonl",
+    "The paper's claims": "ratios with 95% intervals, of one seed over episodes alone, of two or three seeds "
+    "too narrow; scores are over BC on all labels of the same kind of data",
+}
+
+
+def overviews(bench: Benchmark) -> dict[str, Rows]:
+    """Title → table, of those that have rows."""
+    runs = in_order(bench)
+    claims = [claim_row(bench, claim) for claim in CLAIMS]
+    header = ["the paper's claim", "ratio of", "task: seeds", "seen videos", "unseen videos", "paper"]
+    tables = {
+        "All runs": run_rows(bench, runs),
+        "Latent actions": lam_rows(runs),
+        "The paper's claims": [header, *filter(None, claims)],
+    }
+    return {title: rows for title, rows in tables.items() if len(rows) > 1}
+
+
+def kind_of(run: Run) -> str:
+    """What the run is called at this scale; one that is no run of it, by its folder."""
+    for name in METHODS:
+        if name in run.names:
+            return name
+    return min(run.names, default=run.folder.name)
+
+
+def in_order(bench: Benchmark) -> list[Run]:
+    kinds = [*METHODS, *benchmark.list_runs(bench.scale)]
+    return sorted(
+        bench.runs.values(),
+        key=lambda run: (ALL_TASKS.index(run.task), run.difficulty, kinds.index(kind_of(run)), run.seed),
+    )
+
+
+def run_cells(run: Run) -> list[str]:
+    distractors = {DISTRACTORS: "yes", CLEAN: "no"}.get(run.difficulty, run.difficulty)
+    return [kind_of(run), run.task, distractors, str(run.seed)]
+
+
+def run_rows(bench: Benchmark, runs: list[Run]) -> Rows:
+    """What all runs have measured, one row for each label budget."""
+    rows = [["run", "task", "distractors", "seed", *table.HEADER[2:]]]
+    for run in runs:
+        same_data = bench.narrowed(lambda other: other.difficulty == run.difficulty)
+        reference, _ = same_data.reference(run.task, run.difficulty)
+        for _, _, number, *cells, score in table.rows(run.folder):
+            if score != "–":
+                played = [run.returns(number, videos) for videos in table.VIDEOS]
+                score = " | ".join(
+                    f"{values.mean() / reference:.2f}" for values in played if values is not None
+                )
+            rows.append([*run_cells(run), number, *cells, score])
+    return rows
+
+
+def lam_rows(runs: list[Run]) -> Rows:
+    """What each latent action model has learned, with the most labels."""
+    header = ["run", "task", "distractors", "seed", "z → action", "z(obs, obs) → action"]
+    header += ["z → action, twins without distractors", *HEALTH.values()]
+    rows = [[*header, "online probes, MSE, z | embedding → action"]]
+    for run in runs:
+        if "lam" not in run.args:
+            continue
+        measures = run.measures()
+        numbers = [measures.get("action_probe_mse_over_var/no_distractors")]
+        for name in HEALTH:
+            numbers.append(measures.get(name, measures.get(f"{name}/no_distractors")))
+        online = [run.online("lam/action_probe_mse"), run.online("lam/obs_action_probe_mse")]
+        rows.append(
+            [
+                *run_cells(run),
+                table.cell(table.pair(measures, "action_probe_mse_over_var")),
+                table.cell(table.pair(measures, "blind_probe_mse_over_var")),
+                *[short(number) for number in numbers],
+                " | ".join(short(number) for number in online),
+            ]
+        )
+    return rows
+
+
+def short(number: float | None) -> str:
+    return "–" if number is None else f"{number:.3g}"
+
+
+# ---- The page ---------------------------------------------------------------------------------------------
+
+STYLE = """
+:root {
+  color-scheme: light dark;
+  --ink: #1d1d1f; --soft: #6b6b70; --paper: #fbfbf9; --card: #ffffff; --line: #e2e2de;
+}
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #ececec; --soft: #a2a2a8; --paper: #17181a; --card: #212326; --line: #37393d; }
+}
+body {
+  font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  margin: 0 auto; max-width: 1500px; padding: 2rem 1.5rem 4rem;
+}
+h1 { font-size: 1.7rem; margin: 0 0 .3rem; }
+h2 { font-size: 1.25rem; margin: 3rem 0 1rem; }
+h3 { font-size: 1rem; margin: 0; }
+p { margin: .3rem 0; max-width: 75ch; }
+.soft { color: var(--soft); font-size: .88rem; }
+figure { margin: 0; }
+figcaption { color: var(--soft); font-size: .85rem; margin: .35rem 0 0; overflow-wrap: anywhere; }
+.figures { display: flex; flex-wrap: wrap; gap: 1.2rem; align-items: flex-start; }
+.figures figure {
+  background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: .8rem;
+  max-width: 100%; box-sizing: border-box;
+}
+.figures img { display: block; max-width: 100%; height: auto; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td {
+  text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line);
+  white-space: nowrap;
+}
+th { color: var(--soft); font-weight: 600; }
+.runs { display: grid; grid-template-columns: repeat(auto-fill, minmax(27rem, 1fr)); gap: 1.2rem; }
+.run {
+  background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 1rem;
+  display: grid; gap: .8rem; align-content: start; min-width: 0;
+}
+.run img {
+  width: 100%; max-height: 30rem; object-fit: contain; object-position: left; display: block;
+  image-rendering: pixelated;
+}
+.run td:first-child { white-space: normal; }
+"""
+
+
+def write_page(
+    bench: Benchmark, drawn: dict[str, Path], tables: dict[str, Rows], chosen: tuple[Path, ...], path: Path
+):
+    """Figures from the files drawn, the paper's tables, and runs side by side: the chosen, or one of each kind."""
+    about = benchmark.list_figures(bench.scale)
+    figures = []
+    for name, picture in drawn.items():
+        width = int(Image.open(picture).width / 1.4)
+        alt = f"{name}: {about[name].about}"
+        figures.append(f"<figure>{inline(picture.read_bytes(), 'png', alt, width)}</figure>")
+    shown_tables = []
+    for name, rows in tables.items():
+        shown_tables.append(f"<h3>Table {name[-1]}: {about[name].about}</h3>{html_table(rows)}<br>")
+    cards = [run_card(run) for run in runs_to_show(bench, chosen)]
+    whole = []
+    for title, rows in overviews(bench).items():
+        whole.append(f'<h2>{title}</h2><p class="soft">{html.escape(OVERVIEWS[title])}</p>{html_table(rows)}')
+
+    newline = "\n"
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Latent actions, {bench.scale_name} scale</title><style>{STYLE}</style></head><body>
+<h1>Latent actions in the presence of distractors: {bench.scale_name} scale</h1>
+<p class="soft">{html.escape(provenance(bench))}</p>
+<p class="soft">Lines and bars: means over tasks, of means over seeds; dots: seeds; vertical lines: 95%
+bootstrap intervals over seeds and episodes. Score: return over that of BC on all labels at this scale, on
+seen videos, or over the paper's (Table 3) where a kind of data has no such run. Hollow diamonds: the paper's
+numbers.</p>
+<h2>Figures</h2><div class="figures">{newline.join(figures) or "No figure has its runs yet."}</div>
+<h2>Tables</h2>{newline.join(shown_tables)}
+<h2>Runs side by side</h2><div class="runs">{newline.join(cards)}</div>
+{newline.join(whole)}
+</body></html>
+"""
+    path.write_text(page)
+
+
+def provenance(bench: Benchmark) -> str:
+    """How many runs, in what time, on which machines."""
+    clocks = [run.wall_clock() for run in bench.runs.values() if run.wall_clock()]
+    words = [f"{len(bench.runs)} runs"]
+    if clocks:
+        seconds = sum(sum(clock["seconds"]) for clock in clocks)
+        machines = sorted({clock["machine"] for clock in clocks})
+        words += [f"{seconds / 3600:.1f} hours", "; ".join(machines)]
+    return ", ".join(words)
+
+
+def runs_to_show(bench: Benchmark, chosen: tuple[Path, ...]) -> list[Run]:
+    """The chosen runs, or the first seed of each kind with distractors; methods first."""
+    if chosen:
+        known = benchmark.identities(bench.scale)
+        runs = [load_run(folder, known) for folder in chosen]
+    else:
+        first = {}
+        for run in in_order(bench):
+            if run.difficulty == DISTRACTORS:
+                first.setdefault(kind_of(run), run)
+        runs = list(first.values())
+    places = {name: place for place, name in enumerate(METHODS)}
+    return sorted(runs, key=lambda run: places.get(kind_of(run), len(METHODS)))
+
+
+def run_card(run: Run) -> str:
+    """A run's films, pictures and label-free measures."""
+    kind = kind_of(run)
+    distractors = "no distractors" if run.difficulty == CLEAN else "distractors"
+    about = f"{run.task}, {distractors}, seed {run.seed}"
+    pictures = []  # (bytes, kind of file, caption)
+    for number in ["all", *run.budgets[-1:]] if table.policy_is_trained(run.folder) else []:
+        film = run.folder / f"rollout_{number}.gif"
+        if film.exists():
+            seen, unseen = [run.returns(number, videos).mean() for videos in table.VIDEOS]
+            caption = f"{number} labelled trajectories: above seen videos (return {seen:.0f}), "
+            pictures.append((small_film(film), "webp", f"{caption}below unseen ones ({unseen:.0f})"))
+    for path in reconstructions(run):
+        caption = f"{path.stem}: above true frames of unseen videos, below what its embedding holds"
+        pictures.append((two_lines(path), "png", caption))
+    prediction = run.folder / "prediction.png"
+    if prediction.exists():
+        caption = "observations, next observations, and the prediction of the LAM"
+        pictures.append((two_lines(prediction), "png", caption))
+
+    parts = []
+    for data, file, caption in pictures:
+        image = inline(data, file, f"{kind}, {caption}")
+        parts.append(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
+    rows = health_rows(run)
+    if len(rows) > 1:
+        parts.append(html_table(rows))
+    header = f"<h3>{html.escape(kind)}</h3>"
+    header += f'<p class="soft">{html.escape(about)}<br>{html.escape(str(run.folder))}</p>'
+    return f'<article class="run"><header>{header}</header>{"".join(parts)}</article>'
+
+
+def health_rows(run: Run) -> Rows:
+    """The measures that need no labels, of every LAM or IDM of the run."""
+    found = {}
+    for path in sorted([*run.folder.glob("lam*.json"), *run.folder.glob("idm*.json")]):
+        found[path.stem] = json.loads(path.read_text())
+    if not found and "latent_actions" in run.results:
+        found["lam"] = run.results["latent_actions"]
+    if not found:
+        for budget in run.budgets:
+            found[f"{budget} labelled"] = run.measures(budget)
+    names = []
+    for measures in found.values():
+        names += [name for name in measures if name.partition("/")[0] in HEALTH and name not in names]
+    rows = [["without labels", *found]]
+    for name in names:
+        kind, _, twin = name.partition("/")
+        about = HEALTH[kind]
+        if twin:
+            about += " without distractors" if twin == "no_distractors" else " under other distractors"
+        rows.append([about, *[short(measures.get(name)) for measures in found.values()]])
+    return rows
+
+
+def html_table(rows: Rows) -> str:
+    header, *body = [[html.escape(cell) for cell in row] for row in rows]
+    head = "".join(f"<th>{cell}</th>" for cell in header)
+    lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body]
+    inner = f"<thead><tr>{head}</tr></thead><tbody>\n" + "\n".join(lines) + "\n</tbody>"
+    return f'<div class="scroll"><table>{inner}</table></div>'
+
+
+def inline(data: bytes, kind: str, alt: str, width: int | None = None) -> str:
+    """An image inside the page."""
+    size = f' width="{width}"' if width else ""
+    text = base64.b64encode(data).decode()
+    return f'<img alt="{html.escape(alt)}"{size} src="data:image/{kind};base64,{text}">'
+
+
+def small_film(path: Path) -> bytes:
+    """Every second frame, at the size they were rendered in, as an animated WebP: a tenth of the bytes."""
+    frames = []
+    with Image.open(path) as film:
+        size = (film.width // 2, film.height // 2)
+        for i in range(0, film.n_frames, 2):
+            film.seek(i)
+            frames.append(film.convert("RGB").resize(size, Image.Resampling.NEAREST))
+        duration = 2 * film.info["duration"]
+    data = io.BytesIO()
+    more = frames[1:]
+    frames[0].save(data, "WEBP", save_all=True, append_images=more, duration=duration, loop=0, quality=75)
+    return data.getvalue()
+
+
+def two_lines(path: Path) -> bytes:
+    """A picture of many columns, its right half below its left half: twice as large on the page."""
+    picture = np.asarray(Image.open(path).convert("RGB"))
+    width = picture.shape[1]
+    left = picture[:, : width // 2]
+    right = picture[:, (width + 1) // 2 :]
+    gap = np.full((width // 100, *left.shape[1:]), 128, np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(np.concatenate([left, gap, right])).save(data, "PNG")
+    return data.getvalue()
