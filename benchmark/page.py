@@ -273,7 +273,7 @@ th { color: var(--soft); font-weight: 600; }
 def write_page(
     bench: Benchmark, drawn: dict[str, Path], tables: dict[str, Rows], chosen: tuple[Path, ...], path: Path
 ):
-    """Figures from the files drawn, the paper's tables, and runs side by side: the chosen, or one of each kind."""
+    """Figures from the files drawn, tables, and runs side by side: the chosen ones, or one of each kind."""
     about = benchmark.list_figures(bench.scale)
     figures = []
     for name, picture in drawn.items():
