@@ -86,8 +86,8 @@ def table_3(bench: Benchmark) -> Rows | None:
     for task in ALL_TASKS:
         cells = []
         for difficulty in (DISTRACTORS, CLEAN):
-            returns = [run.returns("all", bench.videos) for run in bench.find("bc", difficulty, task)]
-            means = [values.mean() for values in returns if values is not None]
+            played = [run.played("all", bench.videos) for run in bench.find("bc", difficulty, task)]
+            means = [evaluation["return_mean"] for evaluation in played if evaluation]
             found = found or bool(means)
             seeds = ", ".join(f"{mean:.1f}" for mean in means)
             cells.append(f"{np.mean(means):.1f} (seeds: {seeds})" if means else "–")
@@ -186,10 +186,8 @@ def run_rows(bench: Benchmark, runs: list[Run]) -> Rows:
         reference, _ = same_data.reference(run.task, run.difficulty)
         for _, _, number, *cells, score in table.rows(run.folder):
             if score != "–":
-                played = [run.returns(number, videos) for videos in table.VIDEOS]
-                score = " | ".join(
-                    f"{values.mean() / reference:.2f}" for values in played if values is not None
-                )
+                played = [run.played(number, videos) for videos in table.VIDEOS]
+                score = " | ".join(f"{evaluation['return_mean'] / reference:.2f}" for evaluation in played)
             rows.append([*run_cells(run), number, *cells, score])
     return rows
 
@@ -342,7 +340,7 @@ def run_card(run: Run) -> str:
     for number in ["all", *run.budgets[-1:]] if table.policy_is_trained(run.folder) else []:
         film = run.folder / f"rollout_{number}.gif"
         if film.exists():
-            seen, unseen = [run.returns(number, videos).mean() for videos in table.VIDEOS]
+            seen, unseen = [run.played(number, videos)["return_mean"] for videos in table.VIDEOS]
             caption = f"{number} labelled trajectories: above seen videos (return {seen:.0f}), "
             pictures.append((small_film(film), "webp", f"{caption}below unseen ones ({unseen:.0f})"))
     for path in reconstructions(run):

@@ -75,10 +75,9 @@ class Run:
         head_error = measures.get(f"action_head_mse_over_var/{videos}")
         return measures.get(f"idm_mse_over_var/{videos}") if head_error is None else head_error
 
-    def returns(self, budget: int | str, videos: str) -> np.ndarray | None:
-        """The returns of the evaluation's episodes."""
-        values = self.results["budgets"].get(str(budget), {}).get(videos, {}).get("returns")
-        return None if values is None else np.array(values)
+    def played(self, budget: int | str, videos: str) -> dict:
+        """The evaluation: returns, return_mean, …; empty if there was none."""
+        return self.results["budgets"].get(str(budget), {}).get(videos, {})
 
     def online(self, metric: str) -> float | None:
         """The mean of the last five values that training has logged, each of one batch."""
@@ -204,8 +203,8 @@ class Benchmark:
         shown = {run.difficulty for run in self.runs.values() if run.task == task} | {difficulty}
         own = {}
         for kind in shown:
-            returns = [run.returns("all", "seen_videos") for run in self.find("bc", kind, task)]
-            own[kind] = [values.mean() for values in returns if values is not None]
+            played = [run.played("all", "seen_videos") for run in self.find("bc", kind, task)]
+            own[kind] = [evaluation["return_mean"] for evaluation in played if evaluation]
         if all(own.values()):
             return float(np.mean(own[difficulty])), True
         return PAPER_BC[task][difficulty if difficulty == CLEAN else DISTRACTORS], False
@@ -214,10 +213,10 @@ class Benchmark:
         """Returns over the reference, one for each episode."""
         result = {}
         for run in runs:
-            returns = run.returns(budget, videos or self.videos)
-            if returns is not None:
+            played = run.played(budget, videos or self.videos)
+            if played:
                 reference, _ = self.reference(run.task, run.difficulty)
-                result.setdefault(run.task, {})[run.seed] = returns / reference
+                result.setdefault(run.task, {})[run.seed] = np.array(played["returns"]) / reference
         return result
 
     def probes(self, runs: list[Run]) -> Sample:
