@@ -202,8 +202,13 @@ def create_dataset_file(path: Path, attributes: dict, seeds: list[int], lengths:
             group.attrs.update(traj_return=np.nan, seed=np.uint32(seed))
             for name, dtype in dtypes.items():
                 group.create_dataset(name, (length, *shapes[name]), dtype, dcpl=properties)
-    with open(path, "r+b") as file:  # a disk that is too small says so now, not at the last trajectory
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    size = path.stat().st_size
+    try:
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:  # a disk that is too small says so now, not at the last trajectory
+        path.unlink()
+        raise SystemExit(f"error: no room for {path} ({size / 1e9:.1f} GB): {error}")
 
 
 def write_returns(path: Path, returns: dict[int, float]) -> np.ndarray:
@@ -220,7 +225,8 @@ def write_returns(path: Path, returns: dict[int, float]) -> np.ndarray:
 def parse_shard(shard: str) -> tuple[int, int]:
     """k/n → (k, n)."""
     number, _, count = shard.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+    numbers = number.isdecimal() and count.isdecimal()
+    if not numbers or not 1 <= int(number) <= int(count):
         raise SystemExit(f"error: --shard {shard}: give k/n with k from 1 to n, such as 3/16")
     return int(number), int(count)
 
@@ -257,8 +263,46 @@ def read_journal(journal: Path) -> dict[int, float]:
     return dict(json.loads(line) for line in lines if line.endswith("]"))
 
 
-def record_dataset(args: Args, attributes: dict, backgrounds: Path, expert_file: Path | None, source=None):
-    """Records the file of a split: the expert's episodes, or those of a `Source` with new pictures.
+def record_episodes(pool, recording: Recording, seeds: list[int], partial: Path, journal: Path) -> dict:
+    """Records what the journal does not name yet; gives the returns of all trajectories, by number."""
+    returns = read_journal(journal)
+    if returns:
+        print(f"{partial}: {len(returns)} of {len(seeds)} trajectories are there already")
+    lengths = []
+    jobs = {}
+    with h5py.File(partial) as file:
+        for i, seed in enumerate(seeds):
+            group = file[str(i)]
+            lengths.append(len(group["obs"]))
+            if i not in returns:
+                offsets = {name: array.id.get_offset() for name, array in group.items()}
+                job = pool.submit(record_episode, recording, i, seed, partial, offsets)
+                jobs[job] = i
+
+    bar = tqdm(total=sum(lengths), desc=f"{recording.split} file", unit="frame", unit_scale=True)
+    bar.update(sum(lengths[i] for i in returns))
+    try:
+        for job in concurrent.futures.as_completed(jobs):
+            i = jobs[job]
+            returns[i] = job.result()
+            with open(journal, "a") as file:
+                file.write("\n" + json.dumps([i, returns[i]]))
+            bar.update(lengths[i])
+            bar.set_postfix(mean_return=f"{np.mean(list(returns.values())):.1f}", refresh=False)
+    finally:  # on Ctrl-C or an error: what is running, no more
+        pool.shutdown(wait=True, cancel_futures=True)
+        bar.close()
+    return returns
+
+
+def record_dataset(
+    args: Args,
+    attributes: dict,
+    backgrounds: Path,
+    expert_file: Path | None = None,
+    source: "Source | None" = None,
+):
+    """Records the file of a split: the expert's episodes, or the source's with new pictures.
 
     Until it is whole the file is <file>.partial; <file>.partial.jsonl names the trajectories that are there.
     """
@@ -284,50 +328,22 @@ def record_dataset(args: Args, attributes: dict, backgrounds: Path, expert_file:
         draw_dataset(path)
         return
 
-    returns = {}
-    begun = partial.exists() and journal.exists()
-    if begun:
-        refuse_other_settings(partial, attributes)
-        returns = read_journal(journal)
-        print(f"{partial}: {len(returns)} of {len(seeds)} trajectories are there already")
     task = f"{attributes['domain_name']}-{attributes['task_name']}"
     source_path = source.path if source else None
     recording = Recording(task, args.difficulty, backgrounds, split, expert_file, source_path)
-    lengths = source.lengths if source else [EPISODE_LENGTH] * len(seeds)
-    frames = sum(lengths[i] for i in returns)
-    bar = tqdm(total=sum(lengths), initial=frames, desc=f"{split} file", unit="frame", unit_scale=True)
-    with worker_pool(args.num_workers) as pool, bar:
-        if not begun:
+    with worker_pool(args.num_workers) as pool:
+        if partial.exists() and journal.exists():
+            refuse_other_settings(partial, attributes)
+        else:
             if source:
-                shapes = source.shapes
-                random_return = source.random_return
+                lengths, shapes, random_return = source.lengths, source.shapes, source.random_return
             else:
+                lengths = [EPISODE_LENGTH] * len(seeds)
                 shapes, random_return = pool.submit(measure_task, recording).result()
-            try:
-                file_attributes = attributes | {"random_return": random_return}
-                create_dataset_file(partial, file_attributes, seeds, lengths, shapes)
-            except OSError as error:
-                partial.unlink(missing_ok=True)
-                raise SystemExit(f"error: no room for {path} ({sum(lengths) * 12.5e-6:.1f} GB): {error}")
+            attributes["random_return"] = random_return
+            create_dataset_file(partial, attributes, seeds, lengths, shapes)
             journal.write_text("")
-
-        jobs = {}
-        with h5py.File(partial) as file:
-            for i in range(len(seeds)):
-                if i not in returns:
-                    offsets = {name: array.id.get_offset() for name, array in file[str(i)].items()}
-                    job = pool.submit(record_episode, recording, i, seeds[i], partial, offsets)
-                    jobs[job] = i
-        try:
-            for job in concurrent.futures.as_completed(jobs):
-                i = jobs[job]
-                returns[i] = job.result()
-                with open(journal, "a") as file:
-                    file.write("\n" + json.dumps([i, returns[i]]))
-                bar.update(lengths[i])
-                bar.set_postfix(mean_return=f"{np.mean(list(returns.values())):.1f}", refresh=False)
-        finally:  # on Ctrl-C or an error: what is running, no more
-            pool.shutdown(wait=True, cancel_futures=True)
+        returns = record_episodes(pool, recording, seeds, partial, journal)
 
     values = write_returns(partial, returns)
     partial.rename(path)
@@ -350,7 +366,7 @@ def collect(args: Args):
     backgrounds = prepare_rendering(args)
     for split, number in (("train", args.num_trajectories), ("val", args.num_eval_trajectories)):
         file_attributes = attributes | {"split": split, "num_trajectories": number}
-        record_dataset(args, file_attributes, backgrounds, expert_file)
+        record_dataset(args, file_attributes, backgrounds, expert_file=expert_file)
 
 
 def find_expert(args: Args, task: str) -> Path:
@@ -453,7 +469,7 @@ def read_source(path: Path) -> Source:
 def rerender(args: Args):
     source = read_source(args.rerender)
     backgrounds = prepare_rendering(args)
-    record_dataset(args, source.attributes, backgrounds, None, source)
+    record_dataset(args, source.attributes, backgrounds, source=source)
 
 
 # ---- Plain videos ------------------------------------------------------------------------------------------
@@ -493,7 +509,8 @@ def collect_videos(args: Args):
     for file in files:
         next(read_video(file), None)  # one that is unreadable says so before anything is written
     eval_files = files[1::10]
-    train_files = [file for file in files if file not in eval_files]
+    train_files = files.copy()
+    del train_files[1::10]
     record_videos(args.output / f"{root.name}__videos__train.hdf5", "train", root, train_files)
     if eval_files:
         record_videos(args.output / f"{root.name}__videos__val.hdf5", "val", root, eval_files)
@@ -617,9 +634,9 @@ def preview(args: Args):
     draw_grid(args.output / f"preview__{args.difficulty}.png", tasks, labels, list(films))
     film = films[args.task]
     prefix = f"preview__{args.task}__{args.difficulty}"
-    shown = min(draws, 1)  # with distractors, if there are any
-    strip = film[shown : shown + 1, ::25]
-    draw_grid(args.output / f"{prefix}__strip.png", strip, labels[shown:][:1], time_labels(range(0, 250, 25)))
+    row = min(draws, 1)  # with distractors, if there are any
+    strip = film[None, row, ::25]
+    draw_grid(args.output / f"{prefix}__strip.png", strip, [labels[row]], time_labels(range(0, 250, 25)))
     twins = film[:, 180::10]
     draw_grid(args.output / f"{prefix}__twins.png", twins, labels, time_labels(range(180, 250, 10)))
 
