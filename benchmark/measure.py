@@ -30,9 +30,9 @@ the share of Var(z) that changes between the evaluation file and its twin, so wi
 
 What a script must define: LAM or IDM, a network (obs, future_obs) → z or action with an `encoder`; a LAM also
 predict(obs_embedding, z), and infer(obs_embedding, future_embedding) unless it has a pixel `decoder`;
-parse_args, load_data, Dataset, OBS, NEXT_OBS, to_input, infer_all, some_transitions, action_errors,
-effective_rank, write_whole; with a LAM fit_ridge; for --reconstruct batch_at, learning_rate, init_weights,
-ResidualBlock. An `action_head` of the network is measured, too.
+parse_args, load_data, Dataset (with observe and observe_pair), infer_all, some_transitions, action_errors,
+effective_rank; with a LAM fit_ridge; for --reconstruct batch_at, learning_rate, init_weights, ResidualBlock.
+An `action_head` of the network is measured, too.
 """
 
 import ctypes
@@ -51,9 +51,6 @@ import tyro
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-DATA_PARTS = ["parse_args", "load_data", "Dataset", "OBS", "NEXT_OBS", "to_input", "write_whole"]
-PROBE_PARTS = ["infer_all", "some_transitions", "action_errors", "effective_rank"]
-DECODER_PARTS = ["batch_at", "learning_rate", "init_weights", "ResidualBlock"]
 NUM_PICTURES = 12  # columns of a picture
 
 
@@ -90,11 +87,12 @@ def load_method(folder: Path, reconstruct: bool):
         raise SystemExit(
             f"error: {scripts[0]} defines neither LAM nor IDM: benchmark/measure.py measures these"
         )
-    needed = DATA_PARTS + PROBE_PARTS
+    needed = ["parse_args", "load_data", "Dataset"]
+    needed += ["infer_all", "some_transitions", "action_errors", "effective_rank"]
     if hasattr(method, "LAM"):
-        needed = [*needed, "fit_ridge"]
+        needed += ["fit_ridge"]
     if reconstruct:
-        needed = needed + DECODER_PARTS
+        needed += ["batch_at", "learning_rate", "init_weights", "ResidualBlock"]
     refuse_without(needed, method, scripts[0])
     return method
 
@@ -139,31 +137,35 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
         name = "no_distractors" if twin.difficulty == "vanilla" else f"twin:{twin.paths[0]}"
         sources[name] = (twin, None)
 
+    def blind_network(obs, _):
+        return network(obs, obs)
+
     probe, blind_probe = None, None
     if hasattr(method, "LAM"):
         index = method.some_transitions(data, data.shuffle[:-num_held_out])
         actions = data.actions[index].to(args.device)
-        z = method.infer_all(args, network, data, index, method.OBS, method.NEXT_OBS)
-        probe = method.fit_ridge(z, actions)
-        blind_z = method.infer_all(args, network, data, index, method.OBS, method.OBS)
-        blind_probe = method.fit_ridge(blind_z, actions)
+        probe = method.fit_ridge(method.infer_all(args, network, data, index), actions)
+        blind_probe = method.fit_ridge(method.infer_all(args, blind_network, data, index), actions)
 
     results = {}
     for videos, (source, trajectories) in sources.items():
         index = method.some_transitions(source, trajectories)
         actions = source.actions[index].to(args.device)
-        z = method.infer_all(args, network, source, index, method.OBS, method.NEXT_OBS)
+        z = method.infer_all(args, network, source, index)
         predictions = {}
         if hasattr(method, "LAM"):
-            blind_z = method.infer_all(args, network, source, index, method.OBS, method.OBS)
             predictions["action_probe"] = probe(z)
-            predictions["blind_probe"] = blind_probe(blind_z)
+            predictions["blind_probe"] = blind_probe(method.infer_all(args, blind_network, source, index))
         else:
             predictions["idm"] = z  # the action itself
         if hasattr(network, "action_head"):
             predictions["action_head"] = network.action_head(z)
         for kind, prediction in predictions.items():
-            results |= method.action_errors(kind, videos, prediction, actions)
+            errors = method.action_errors(kind, videos, prediction, actions)
+            results |= errors
+            if errors:  # none for plain videos
+                by_dimension = (prediction - actions).square().mean(0) / actions.var(0, unbiased=False)
+                results[f"{kind}_mse_over_var_per_dimension/{videos}"] = by_dimension.tolist()
 
         if videos == "unseen_videos":
             unseen_z = z
@@ -178,7 +180,7 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
 def loss_ratios(method, args, lam: nn.Module, data, index: torch.Tensor) -> dict:
     """Whether the FDM needs z, and whether it predicts at all."""
     errors = functools.partial(prediction_errors, lam)
-    by_batch = method.infer_all(args, errors, data, index, method.OBS, method.NEXT_OBS)
+    by_batch = method.infer_all(args, errors, data, index)
     own, others, blind, no_change = by_batch.mean(0).tolist()
     return {
         "shuffled_loss_ratio": others / own,
@@ -245,8 +247,7 @@ def reconstruct(method, args, encoder: nn.Module, data, eval_data, num_updates: 
     bar = tqdm(range(num_updates), desc="reconstruction", unit="update")
     for step in bar:
         optim.param_groups[0]["lr"] = method.learning_rate(1e-3, step, 0, num_updates, "cosine")
-        batch = method.batch_at(index, 64, args.seed, step)
-        obs = method.to_input(data.observations(batch, args.frame_stack), args.dtype)
+        obs = data.observe(method.batch_at(index, 64, args.seed, step))
         with args.autocast():
             decoded = decoder(encoder(obs))
         loss = F.mse_loss(decoded.float(), obs.float())
@@ -256,17 +257,15 @@ def reconstruct(method, args, encoder: nn.Module, data, eval_data, num_updates: 
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}")
 
-    true = method.to_input(eval_data.observations(pictured(eval_data), args.frame_stack), args.dtype)
+    true = eval_data.observe(pictured(eval_data))
     with torch.no_grad(), args.autocast():
         decoded = decoder(encoder(true))
     draw(path, true, decoded)
 
 
-def draw_predictions(method, args, lam: nn.Module, eval_data, path: Path):
+def draw_predictions(args, lam: nn.Module, eval_data, path: Path):
     """Observations with unseen videos, what really comes next, and what a LAM that predicts pixels says."""
-    stack = eval_data.observations(pictured(eval_data), args.frame_stack, extra=1)
-    obs = method.to_input(stack[:, method.OBS], args.dtype)
-    next_obs = method.to_input(stack[:, method.NEXT_OBS], args.dtype)
+    obs, next_obs = eval_data.observe_pair(pictured(eval_data))
     with torch.no_grad(), args.autocast():
         prediction = lam.predict(lam.encoder(obs), lam(obs, next_obs))
     draw(path, obs, next_obs, prediction)
@@ -301,7 +300,7 @@ def find_weights(path: Path) -> list[Path]:
 
 def load_twins(method, args, paths: tuple[str, ...], eval_data) -> list:
     """The twins of the evaluation data, if they are."""
-    twins = [method.Dataset((path,), args.device) for path in paths]
+    twins = [method.Dataset((path,), args) for path in paths]
     for twin in twins:
         same_length = len(twin.last) == len(eval_data.last)
         if not same_length or not torch.equal(twin.actions.nan_to_num(), eval_data.actions.nan_to_num()):
@@ -329,7 +328,7 @@ def main(measure_args: Args):
     if measure_args.eval_data:
         args = dataclasses.replace(args, eval_data=measure_args.eval_data)
     data, labeled_data, eval_data = method.load_data(args)
-    if data.tasks != {labeled_data.task}:  # cross-embodied: the probe is for the labels' task
+    if data.tasks != labeled_data.tasks:  # cross-embodied: the probe is for the labels' task
         data = labeled_data
     twins = load_twins(method, args, measure_args.twin_data, eval_data)
     for weights in files:
@@ -339,10 +338,11 @@ def main(measure_args: Args):
         for name, value in results.items():
             values = value if isinstance(value, list) else [value]
             print(f"{name:62}", *[f"{x:.3f}" for x in values])
-        text = json.dumps(results, indent=2)
-        method.write_whole(weights.with_suffix(".json"), lambda file: file.write(text.encode()))
+        partial = weights.with_suffix(".json.partial")  # the file is there whole or not at all
+        partial.write_text(json.dumps(results, indent=2))
+        partial.replace(weights.with_suffix(".json"))
         if hasattr(network, "decoder"):
-            draw_predictions(method, args, network, eval_data, folder / "prediction.png")
+            draw_predictions(args, network, eval_data, folder / "prediction.png")
         if measure_args.reconstruct:
             picture = weights.with_suffix(".png")
             reconstruct(method, args, network.encoder, data, eval_data, measure_args.num_updates, picture)

@@ -91,7 +91,7 @@ REFERENCE_FLAGS = {
 }
 # Part of an update → the functions whose time it is: (end of the file's path, name). None calls another.
 PARTS = {
-    "data": [("<script>", "observations"), ("<script>", "to_input")],
+    "data": [("<script>", "observe")],
     "augmentation": [("<script>", "augment")],
     "forward": [("torch/nn/modules/module.py", "_wrapped_call_impl")],
     "backward": [("torch/_tensor.py", "backward")],
@@ -146,14 +146,8 @@ class ShortRun:
                 yield step
             self.ended = self.now()
 
-    def load_finished(self, *names) -> bool:
+    def log_due(self, step: int) -> bool:
         return False
-
-    def log_due(self, step: int, total: int) -> bool:
-        return False
-
-    def finish(self, *names):
-        pass
 
 
 def load(name: str, train: Train):
@@ -170,7 +164,7 @@ def load(name: str, train: Train):
 def train_stage(stage: str, method, args, run: ShortRun):
     """Runs a stage's own loop."""
     name, kind = stage.split(".")
-    data = method.Dataset(args.data, args.device, data_device=args.data_device)
+    data = method.Dataset(args.data, args, data_device=args.data_device)
     labeled_index = data.transitions(data.shuffle[:8])
     if stage == "laom_supervised.lam":
         method.train_lam(args, data, data, labeled_index, "lam_8", run)
@@ -410,7 +404,7 @@ def train_limited(args: LargeFile, report):
     limit = int(args.limit_gigabytes * 1e9)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     method, settings = load("laom", Train(data=str(args.output)))
-    data = method.Dataset(settings.data, settings.device, data_device=settings.data_device)
+    data = method.Dataset(settings.data, settings, data_device=settings.data_device)
     read_seconds = time.perf_counter() - started
     run = WatchedRun(args.num_updates, settings.device, started, read_seconds, report)
     method.train_lam(settings, data, "lam", run)
