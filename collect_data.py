@@ -62,8 +62,7 @@ Difficulty = Literal["vanilla", "easy", "medium", "hard", "scale_easy_video_hard
 class Args:
     task: Task = "cheetah-run"  # dm_control task (Section 3)
     difficulty: Difficulty = "scale_easy_video_hard"
-    """distractors: none; scale 0.1, 0.2, 0.3 of camera and colour with 4, 8, 60 videos; the paper's is scale
-    0.1 with 60 videos"""
+    """none, or distractors of scale 0.1/0.2/0.3 with 4/8/60 videos; the paper's: scale 0.1 with 60 videos"""
     backgrounds: str = "procedural"
     """a DAVIS 2017 folder, any folder of folders of frames, or `procedural`: dead-leaves videos, made once"""
     output: Path = Path("data")  # folder of the datasets and background videos
@@ -79,8 +78,7 @@ class Args:
         None  # expert file (.npz) that plays, by default experts/<task>.npz beside this script
     )
     rerender: Path | None = None
-    """render the trajectories of this file again, as --difficulty, --backgrounds and --seed say; pixels alone
-    change"""
+    """render this file's trajectories again by --difficulty, --backgrounds, --seed; pixels alone change"""
     preview: bool = False
     """draw all tasks, and a trajectory of --task and its twins, under these settings, and stop"""
     from_videos: Path | None = None
@@ -96,6 +94,8 @@ PRESETS = {
 }
 
 # ---- Collection --------------------------------------------------------------------------------------------
+
+IMG_HW = 64  # height and width of an observation, pixels
 
 
 def play(env: gym.Env, policy, seed: int, length: int) -> tuple[dict[str, np.ndarray], float]:
@@ -865,13 +865,10 @@ def load_expert(path: Path) -> Expert:
         raise SystemExit(f"error: {path} is not an expert file: {error}")
 
 
-# ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) -------------------------------
+# ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------
 
-IMG_HW = 64  # height and width of an observation, pixels
 EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
-
-# name: (scale of camera and colour, number of training videos; None means all)
-DIFFICULTIES = {
+DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos; None means all)
     "vanilla": (0.0, 0),
     "easy": (0.1, 4),
     "medium": (0.2, 8),
@@ -880,7 +877,160 @@ DIFFICULTIES = {
 }
 
 
-def load_task(task: str) -> gym.Env:
+class DistractingControl(gym.Wrapper):
+    """Pixels before colours, a camera and a background video that drift independently of the physics.
+
+    Observations are uint8 (64, 64, 3); `info` holds dm_control's states, a dictionary. One seed gives the
+    same physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none.
+    videos: uint8 (frames, 160, 160, 3), none for the task's own sky.
+    """
+
+    def __init__(self, env, color_scale, camera_scale, videos):
+        from dm_control.mujoco import Camera
+
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
+        self.color_scale = color_scale
+        self.camera_scale = camera_scale
+        self.videos = videos
+        self.physics = env.unwrapped.physics
+        self.colors = self.physics.model.mat_rgba[:, :3]  # a view: what is written here is rendered
+        self.own_colors = self.colors.copy()
+        if videos:
+            model = self.physics.model
+            hw = videos[0].shape[1]
+            self.sky = model.name2id("skybox", "texture")
+            model.tex_width[self.sky] = hw
+            model.tex_height[self.sky] = 6 * hw
+            start = model.tex_adr[self.sky]
+            texture = model.tex_data[start : start + 6 * hw * hw * 3]
+            self.sky_faces = texture.reshape(6, hw, hw, 3)  # a view, too
+            alpha = 0.3 if model.name == "humanoid" else 1.0  # its ground would hide most of the background
+            self.physics.named.model.mat_rgba["grid", "a"] = alpha
+        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # a new one for each picture is slow
+
+    def reset(self, *, seed=None, options=None):
+        states, _ = self.env.reset(seed=seed, options=options)
+        color_rng, camera_rng, video_rng = np.random.default_rng(seed).spawn(3)
+        own_position = self.physics.data.cam_xpos[0] - self.physics.data.subtree_com[1]
+        self.distractors = zip(
+            walk_colors(color_rng, self.color_scale, self.own_colors),
+            walk_camera(camera_rng, self.camera_scale, own_position),
+            play_to_and_fro(video_rng, self.videos),
+        )
+        return self.draw(), states
+
+    def step(self, action):
+        states, reward, terminated, truncated, _ = self.env.step(action)
+        return self.draw(), reward, terminated, truncated, states
+
+    def draw(self):
+        """The picture of the current state, uint8 (64, 64, 3), under the next step of each distractor."""
+        import mujoco
+
+        colors, (position, roll), sky = next(self.distractors)
+        self.colors[:] = colors
+        if self.videos:
+            self.sky_faces[:] = sky
+            contexts = self.physics.contexts
+            with contexts.gl.make_current() as context:
+                context.call(mujoco.mjr_uploadTexture, self.physics.model.ptr, contexts.mujoco.ptr, self.sky)
+        mujoco.mj_camlight(self.physics.model.ptr, self.physics.data.ptr)  # the camera's own pose again
+        if self.camera_scale > 0:
+            move_camera(self.physics.data, position, roll)
+        return self.camera.render().copy()
+
+
+def walk_colors(rng, s, own_colors):
+    """Yields each material's RGB: uniform within ±s of its own, then drifting within this range."""
+    low = np.clip(own_colors - s, 0, 1)
+    high = np.clip(own_colors + s, 0, 1)
+    colors = rng.uniform(low, high).astype(np.float32)  # as the model keeps them
+    while True:
+        yield colors
+        noise = rng.normal(0, 0.03 * s, colors.shape)
+        colors = np.clip(colors + noise, low, high).astype(np.float32)
+
+
+def walk_camera(rng, s, own_position):
+    """Yields the camera's position about the agent's centre of mass, in metres, and its roll, in radians.
+
+    Ranges are of (radius, elevation above the horizon, azimuth) about its own position (x, y, z); velocities
+    are metres and radians per step.
+    """
+    radius, elevation, azimuth = to_spherical(own_position)
+    angle = math.pi / 2 * s
+    low = [radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)]
+    high = [radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)]
+    high = np.maximum(low, high)  # for a camera just below the horizon
+    position = to_cartesian(rng.uniform(low, high))
+    velocity = normalized(rng.normal(size=3)) * rng.uniform(0, 0.4 * s)
+    max_roll_velocity = math.pi / 50 * s
+    roll, roll_velocity = rng.uniform(-1, 1, 2) * [angle, max_roll_velocity]
+    unit = s * radius / 4
+    while True:
+        yield position, roll
+        velocity = velocity + rng.normal(0, 0.1 * unit, 3)
+        velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
+        position = to_cartesian(np.clip(to_spherical(position + velocity), low, high))
+        roll_velocity = roll_velocity + rng.normal(0, math.pi / 300 * s)
+        roll_velocity = np.clip(roll_velocity, -max_roll_velocity, max_roll_velocity)
+        roll = np.clip(roll + roll_velocity, -angle, angle)
+
+
+def play_to_and_fro(rng, videos):
+    """Yields frames of a random video, from a random one on, in a random direction; or None."""
+    if not videos:
+        yield from itertools.repeat(None)
+    video = videos[rng.integers(len(videos))]
+    frames = [*video, *video[-2:0:-1]]
+    start = rng.integers(len(frames))
+    while True:
+        yield from frames[start:]
+        start = 0
+
+
+def move_camera(data, position, roll):
+    """Moves camera 0; it looks at the point on its own axis that is as far away as the agent."""
+    agent = data.subtree_com[1]
+    own_position = data.cam_xpos[0]
+    own_axis = data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
+    target = own_position - own_axis * np.linalg.norm(own_position - agent)
+    z = normalized(agent + position - target)
+    x = normalized(np.cross([0, 0, 1], z))
+    y = np.cross(z, x)
+    cos, sin = math.cos(roll), math.sin(roll)
+    data.cam_xpos[0] = agent + position
+    data.cam_xmat[0] = np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
+
+
+def normalized(vector):
+    return vector / np.linalg.norm(vector)
+
+
+def to_spherical(point):
+    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2], cut where no camera is)."""
+    x, y, z = point
+    azimuth = math.atan2(y, x)
+    if azimuth > math.pi / 2:
+        azimuth -= 2 * math.pi
+    return np.array([np.linalg.norm(point), math.atan2(z, math.hypot(x, y)), azimuth])
+
+
+def to_cartesian(position):
+    radius, elevation, azimuth = position
+    x = math.cos(elevation) * math.cos(azimuth)
+    y = math.cos(elevation) * math.sin(azimuth)
+    return radius * np.array([x, y, math.sin(elevation)])
+
+
+def make_env(task, difficulty, backgrounds, split):
+    """A dm_control task under a difficulty's distractors, with the videos in backgrounds/<split>/*.npy."""
+    scale = DIFFICULTIES[difficulty][0]
+    return DistractingControl(load_task(task), scale, scale, load_videos(backgrounds, split, difficulty))
+
+
+def load_task(task):
     """A dm_control task through Shimmy, with buffers and shadows no larger than 64×64 pictures need."""
     # imported here: dm_control binds to the OpenGL that MUJOCO_GL names when it is first imported
     import absl.logging
@@ -890,177 +1040,15 @@ def load_task(task: str) -> gym.Env:
     absl.logging.set_verbosity("error")  # deprecations in dm_control's own XML
     env = shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
     visual = env.unwrapped.physics.model.vis
-    visual.global_.offwidth = visual.global_.offheight = IMG_HW
+    visual.global_.offwidth = IMG_HW
+    visual.global_.offheight = IMG_HW
     visual.quality.shadowsize = 256  # MuJoCo's 2048² take most of the time
     visual.quality.numslices = 12
     visual.quality.numstacks = 8
     return env
 
 
-class DistractingControl(gym.Wrapper):
-    """Pixels before colours, a camera and a background video that drift independently of the physics.
-
-    Observations are uint8 (64, 64, 3); `info` holds dm_control's states, a dictionary. One seed gives the
-    same physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none.
-    videos: uint8 (frames, 160, 160, 3), none for the task's own sky. A camera position is (radius in metres,
-    elevation above the horizon and azimuth in radians) about the agent's centre of mass.
-    """
-
-    def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
-        from dm_control.mujoco import Camera
-
-        super().__init__(env)
-        self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
-        self.color_scale = color_scale
-        self.camera_scale = camera_scale
-        self.videos = videos
-        self.physics = env.unwrapped.physics
-        self.model = self.physics.model
-        self.data = self.physics.data
-        self.colors = self.model.mat_rgba[:, :3]  # a view: what is written here is rendered
-        self.own_colors = self.colors.copy()
-        if videos:
-            hw = videos[0].shape[1]
-            self.sky = self.model.name2id("skybox", "texture")
-            self.model.tex_width[self.sky] = hw
-            self.model.tex_height[self.sky] = 6 * hw
-            start = self.model.tex_adr[self.sky]
-            texture = self.model.tex_data[start : start + 6 * hw * hw * 3]
-            self.sky_faces = texture.reshape(6, hw, hw, 3)  # a view, too
-            humanoid = self.model.name == "humanoid"  # whose ground would hide most of the background
-            self.physics.named.model.mat_rgba["grid", "a"] = 0.3 if humanoid else 1.0
-        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # a new one for each picture is slow
-
-    def reset(self, *, seed=None, options=None):
-        states, _ = self.env.reset(seed=seed, options=options)
-        self.color_rng, self.camera_rng, self.background_rng = np.random.default_rng(seed).spawn(3)
-        self.reset_colors()
-        self.reset_camera()
-        self.reset_background()
-        return self.render(), states
-
-    def step(self, action: np.ndarray):
-        states, reward, terminated, truncated, _ = self.env.step(action)
-        self.step_colors()
-        self.step_camera()
-        self.step_background()
-        return self.render(), reward, terminated, truncated, states
-
-    def reset_colors(self):
-        s = self.color_scale
-        self.color_low = np.clip(self.own_colors - s, 0, 1)
-        self.color_high = np.clip(self.own_colors + s, 0, 1)
-        self.colors[:] = self.color_rng.uniform(self.color_low, self.color_high)
-
-    def step_colors(self):
-        noise = self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
-        self.colors[:] = np.clip(self.colors + noise, self.color_low, self.color_high)
-
-    def reset_camera(self):
-        """A position within ranges about the task's own camera, and the first velocities."""
-        s = self.camera_scale
-        rng = self.camera_rng
-        angle = math.pi / 2 * s
-        radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
-        self.own_radius = radius
-        self.camera_low = [
-            radius * (1 - 0.5 * s),
-            max(elevation - angle, 0),
-            max(azimuth - angle, -math.pi),
-        ]
-        high = [
-            radius * (1 + 1.5 * s),
-            min(elevation + angle, math.pi / 2),
-            min(azimuth + angle, 0),
-        ]
-        self.camera_high = np.maximum(self.camera_low, high)  # for a camera just below the horizon
-        self.camera_position = rng.uniform(self.camera_low, self.camera_high)
-        self.velocity = normalized(rng.normal(size=3)) * rng.uniform(0, 0.4 * s)  # metres per step
-        self.roll, self.roll_velocity = rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]
-
-    def step_camera(self):
-        """Velocities drift, the camera moves and rolls, and stays within its ranges."""
-        s = self.camera_scale
-        unit = s * self.own_radius / 4
-        velocity = self.velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
-        speed = max(np.linalg.norm(velocity), 1e-9)
-        self.velocity = velocity * min(1, 0.4 * unit / speed)
-        position = to_spherical(to_cartesian(self.camera_position) + self.velocity)
-        self.camera_position = np.clip(position, self.camera_low, self.camera_high)
-
-        max_roll = math.pi / 2 * s
-        max_velocity = math.pi / 50 * s  # radians per step
-        roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
-        self.roll_velocity = np.clip(roll_velocity, -max_velocity, max_velocity)
-        self.roll = np.clip(self.roll + self.roll_velocity, -max_roll, max_roll)
-
-    def reset_background(self):
-        """A random video, played to and fro from a random frame in a random direction."""
-        if self.videos:
-            video = self.videos[self.background_rng.integers(len(self.videos))]
-            self.video = [*video, *video[-2:0:-1]]
-            self.video_time = int(self.background_rng.integers(len(self.video)))
-
-    def step_background(self):
-        if self.videos:
-            self.video_time = (self.video_time + 1) % len(self.video)
-
-    def render(self) -> np.ndarray:
-        """The picture of the current state, uint8 (64, 64, 3), from camera 0 as the distractors moved it."""
-        import mujoco
-
-        if self.videos:
-            self.sky_faces[:] = self.video[self.video_time]
-            contexts = self.physics.contexts
-            with contexts.gl.make_current() as context:
-                context.call(mujoco.mjr_uploadTexture, self.model.ptr, contexts.mujoco.ptr, self.sky)
-        mujoco.mj_camlight(self.model.ptr, self.data.ptr)  # the undisturbed camera, whose pose is overwritten
-        if self.camera_scale > 0:
-            self.aim_camera()
-        return self.camera.render().copy()
-
-    def aim_camera(self):
-        """Moves camera 0; it looks at the point on its undisturbed axis that is as far away as the agent."""
-        agent = self.data.subtree_com[1]
-        own_position = self.data.cam_xpos[0]
-        own_axis = self.data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
-        target = own_position - own_axis * np.linalg.norm(own_position - agent)
-
-        position = agent + to_cartesian(self.camera_position)
-        z = normalized(position - target)
-        x = normalized(np.cross([0, 0, 1], z))
-        y = np.cross(z, x)
-        cos, sin = math.cos(self.roll), math.sin(self.roll)
-        self.data.cam_xpos[0] = position
-        self.data.cam_xmat[0] = np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
-
-
-def normalized(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)
-
-
-def to_spherical(point: np.ndarray) -> np.ndarray:
-    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2]).
-
-    The azimuth's cut lies where no camera of the suite goes.
-    """
-    x, y, z = point
-    elevation = math.atan2(z, math.hypot(x, y))
-    azimuth = math.atan2(y, x)
-    if azimuth > math.pi / 2:
-        azimuth -= 2 * math.pi
-    return np.array([np.linalg.norm(point), elevation, azimuth])
-
-
-def to_cartesian(position: np.ndarray) -> np.ndarray:
-    radius, elevation, azimuth = position
-    x = math.cos(elevation) * math.cos(azimuth)
-    y = math.cos(elevation) * math.sin(azimuth)
-    z = math.sin(elevation)
-    return radius * np.array([x, y, z])
-
-
-def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
+def load_videos(backgrounds, split, difficulty):
     """Background videos, uint8 (frames, 160, 160, 3), memory-mapped; errors if there are none.
 
     All of split "val"; of "train" as many as the difficulty says.
@@ -1068,22 +1056,15 @@ def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarr
     number = DIFFICULTIES[difficulty][1]
     if number == 0:
         return []
-    files = sorted((backgrounds / split).glob("*.npy"))
+    files = sorted(Path(backgrounds, split).glob("*.npy"))
     if not files:
         raise SystemExit(
-            f"error: no videos (*.npy) in {backgrounds / split}; "
+            f"error: no videos (*.npy) in {Path(backgrounds, split)}; "
             "collect_data.py makes some, --eval.backgrounds says where"
         )
     if split == "train":
         files = files[:number]
     return [np.load(file, mmap_mode="r") for file in files]
-
-
-def make_env(task: str, difficulty: str, backgrounds: Path, split: str) -> DistractingControl:
-    """The task under a difficulty's distractors, with the videos of a split in backgrounds/<split>/*.npy."""
-    scale = DIFFICULTIES[difficulty][0]
-    videos = load_videos(backgrounds, split, difficulty)
-    return DistractingControl(load_task(task), scale, scale, videos)
 
 
 def pick_rendering_backend():
@@ -1096,8 +1077,9 @@ def pick_rendering_backend():
         os.environ["MUJOCO_GL"] = backend
         if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
             return
-    packages = "libegl1 libopengl0, or libosmesa6"
-    raise SystemExit(f"error: no OpenGL to render with; on Debian: apt-get install {packages}")
+    raise SystemExit(
+        "error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6"
+    )
 
 
 # ---- Main --------------------------------------------------------------------------------------------------

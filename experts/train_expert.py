@@ -467,7 +467,7 @@ IMG_HW = 64  # height and width of an observation, pixels
 EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
 
 
-def load_task(task: str) -> gym.Env:
+def load_task(task):
     """A dm_control task through Shimmy, with buffers and shadows no larger than 64×64 pictures need."""
     # imported here: dm_control binds to the OpenGL that MUJOCO_GL names when it is first imported
     import absl.logging
@@ -477,7 +477,8 @@ def load_task(task: str) -> gym.Env:
     absl.logging.set_verbosity("error")  # deprecations in dm_control's own XML
     env = shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
     visual = env.unwrapped.physics.model.vis
-    visual.global_.offwidth = visual.global_.offheight = IMG_HW
+    visual.global_.offwidth = IMG_HW
+    visual.global_.offheight = IMG_HW
     visual.quality.shadowsize = 256  # MuJoCo's 2048² take most of the time
     visual.quality.numslices = 12
     visual.quality.numstacks = 8
