@@ -1,40 +1,44 @@
-"""IDM: labels from an inverse dynamics model, the baseline that uses the same few action labels without latent actions
-("Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025; Section 5, Table 8).
+"""IDM: labels from an inverse dynamics model, the baseline that uses the same few action labels without latent
+actions ("Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025;
+Section 5, Table 8).
 
-An inverse dynamics model (IDM) learns on the labelled trajectories alone which action lies between two observations. It then labels
-all videos, and a policy imitates these labels. It sees few videos, so it generalises less to new ones (Figure 9a); looking several
-steps ahead it learns an embedding that ignores what the agent does not control (Figure 11).
+An inverse dynamics model (IDM) learns on the labelled trajectories alone which action lies between two
+observations. It then labels all videos, and a policy imitates these labels. It sees few videos, so it generalises
+less to new ones (Figure 9a); looking several steps ahead it learns an embedding that ignores what the agent does
+not control (Figure 11).
 
-    stage 1  IDM             labels           →  idm_<n>.pt        n: number of labelled trajectories, one IDM for each n
-    stage 2  BC              videos, IDM      →  actor_<n>.pt      policy obs → action
-    evaluation               environment      →  results.json      25 episodes on seen and on unseen background videos
+    stage 1  IDM             labels           →  idm_<n>.pt       for each number n of labelled trajectories
+    stage 2  BC              videos, IDM      →  actor_<n>.pt     policy obs → action
+    evaluation               environment      →  results.json     episodes on seen and on unseen videos
 
-    python idm.py demo                                   # minutes on a laptop, on the data of `collect_data.py demo`
-    python idm.py --num-labeled-trajectories 2 8 128     # the paper's setting (Appendix F) with three label budgets
-    python idm.py --idm.future-obs-offset 10 --reconstruct    # the multi-step IDM of Figure 11
-    python idm.py --resume runs/<run>                    # continues a killed run where its last checkpoint is
+    python idm.py demo                                  # minutes on a laptop, after `collect_data.py demo`
+    python idm.py --num-labeled-trajectories 2 8 128    # the paper's setting, three label budgets
+    python idm.py --idm.future-obs-offset 10            # the multi-step IDM of Figure 11
+    python idm.py --resume runs/<run>                   # continues a killed run at its last checkpoint
+    torchrun --nproc-per-node 8 idm.py                  # on 8 GPUs, each with its rows of every batch
 
-Everything goes to runs/<task>__idm__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is one update),
-results.json, weights, checkpoint.pt, films. Where we deviate from the paper or its released code: the table in README.md.
+Everything goes to runs/<task>__idm__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is
+one update), results.json, weights, checkpoint.pt, films. Deviations from the paper: README.md.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import datetime
 import fcntl
 import functools
 import glob
+import itertools
 import json
 import math
+import mmap
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -48,13 +52,22 @@ import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
+import wandb
 from tqdm import tqdm
 
-RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # which process of how many (torchrun's)
-share = lambda batch: batch.chunk(WORLD_SIZE)[RANK]  # a rank's part of a batch
+SCRIPT = Path(__file__)
+RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun has started
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+HAS_GPU = torch.cuda.is_available()
+CPU = (
+    torch.cpu.get_capabilities()
+)  # without instructions for bfloat16 it emulates them, at a third of the speed
+HAS_BFLOAT16 = HAS_GPU or CPU.get("avx512_bf16", False) or CPU.get("bf16", False)  # the last on ARM
 
 
-# ---- Arguments: defaults are the paper's (Appendix F, Table 8) ---------------------------------------------------------------
+# ---- Arguments: the defaults are the paper's (Appendix F, Table 8) -----------------------------------------
+
+
 @dataclass
 class IDMArgs:
     """Stage 1: the inverse dynamics model, on the labelled trajectories alone."""
@@ -62,15 +75,13 @@ class IDMArgs:
     num_updates: int = 10_000  # updates; the paper's total_updates
     batch_size: int = 512  # labelled transitions per update
     learning_rate: float = 1e-4  # Adam's, after the warm-up
-    warmup_epochs: float = 3  # passes over the labelled trajectories in which the learning rate rises linearly from zero
+    warmup_epochs: float = 3  # passes over the labels in which the learning rate rises linearly from zero
+    future_obs_offset: int = 1  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (Figure 11: 10)
     encoder_scale: int = 12  # the encoder's three blocks have (16, 32, 32) times as many channels
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
-    future_obs_offset: int = 1  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (multi-step IDM, Figure 11: 10)
     act_head_dim: int = 1024  # width of the head's layers
-    checkpoint: Path | None = None  # another run's folder, or its file of weights, to take the finished stage from
 
 
-# differs: clones the labels of the IDM
 @dataclass
 class BCArgs:
     """Stage 2: behaviour cloning of the IDM's labels."""
@@ -81,7 +92,6 @@ class BCArgs:
     warmup_epochs: float = 0  # epochs in which the learning rate rises linearly from zero
     encoder_scale: int = 32  # the encoder's three blocks have (16, 32, 32) times as many channels
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
-    checkpoint: Path | None = None  # another run's folder, or its file of weights, to take the finished stage from
 
 
 @dataclass
@@ -90,181 +100,71 @@ class EvalArgs:
 
     num_episodes: int = 25  # episodes per setting (seen videos, unseen videos)
     num_workers: int = os.cpu_count() or 1  # processes that simulate and render
-    backgrounds: Path | None = None  # background videos, train/*.npy and val/*.npy; the default is the data's own
-    reference_return: float | None = None  # what counts as score 1; the default is BC on all labels of Table 3
+    backgrounds: str | None = None  # background videos, train/*.npy and val/*.npy; else the data's own
+    reference_return: float | None = None  # counts as score 1; else Table 3's, BC on all labels
 
 
-# differs: clones the labels of the IDM
 @dataclass
 class Args:
     data: tuple[str, ...] = ("data/cheetah-run__scale_easy_video_hard__train.hdf5",)
-    """training trajectories: files of collect_data.py or of the paper's release, or quoted globs, together one dataset"""
-    trajectories_per_file: int | None = None  # take so many from each file of the data (cross-embodied, Figure 10: 1666)
-    labeled_data: tuple[str, ...] = ()  # files to take labelled trajectories from, perhaps of another task; the default is the data
-    eval_data: tuple[str, ...] = ()  # trajectories with unseen videos; the default are the files named …val… beside the labelled
-    twin_data: tuple[str, ...] = ()  # the trajectories of eval_data under other distractors (collect_data.py --rerender)
-    num_labeled_trajectories: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)  # label budgets: the first n of one fixed shuffle
+    """training trajectories: files of collect_data.py or of the paper's release, or quoted globs: one dataset"""
+    trajectories_per_file: int | None = None  # take so many from each file of the data (Figure 10: 1666)
+    labeled_data: tuple[
+        str, ...
+    ] = ()  # files of labelled trajectories, else the data; perhaps another task's
+    eval_data: tuple[str, ...] = ()  # files with unseen videos; else those named …val… beside the labelled
+    num_labeled_trajectories: tuple[int, ...] = (
+        2,
+        4,
+        8,
+        16,
+        32,
+        64,
+        128,
+    )  # label budgets: the first n of one fixed shuffle
     seed: int = 0  # of weights and batches
     frame_stack: int = 3  # frames per observation, oldest first
-    lr_schedule: Literal["cosine", "linear"] = "cosine"  # of the learning rate after its warm-up (released code: linear)
-    runs: Path = Path("runs")  # folder of all runs
-    resume: Path | None = None  # run to continue from its last checkpoint, with the arguments that it was started with
+    lr_schedule: Literal["cosine", "linear"] = "cosine"  # of the learning rate (released code: linear)
+    runs: str = "runs"  # folder of all runs
+    resume: str | None = None  # folder of a run to continue, with the arguments in its args.json
+    accept_edited_script: bool = False  # resume a run that began with another version of this script
     checkpoint_minutes: float = 10  # minutes between checkpoints inside a stage
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the networks live
-    data_device: Literal["auto", "gpu", "ram", "disk"] = "auto"
-    """where the frames of the data live; auto is gpu if they fill at most half of what is free there, else disk, mapped"""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"  # bf16 autocast or float32; auto is bf16 where it is fast
-    compile: bool = torch.cuda.is_available()  # torch.compile of the updates; off on CPUs, where it was slower in a first look
-    log_interval: int = 50  # updates between two lines of metrics.jsonl; the only time that the loop waits for the GPU
+    device: str = "cuda" if HAS_GPU else "cpu"  # where the networks live
+    data_device: Literal["auto", "gpu", "disk"] = "auto"
+    """where frames live: on the GPU, or mapped from disk; auto is gpu if they fill at most half of what is free"""
+    precision: Literal["bf16", "fp32"] = "bf16" if HAS_BFLOAT16 else "fp32"  # bfloat16 autocast, or float32
+    compile: bool = HAS_GPU  # torch.compile of the networks; on CPUs it was slower
+    log_interval: int = 50  # updates between two lines of metrics.jsonl; only then the loop waits for the GPU
     track: bool = False  # also log to Weights & Biases
-    reconstruct: bool = False  # after stage 1, draw what the frozen embedding holds (Figure 11)
     idm: IDMArgs = field(default_factory=IDMArgs)
     bc: BCArgs = field(default_factory=BCArgs)
     eval: EvalArgs = field(default_factory=EvalArgs)
 
     @property
-    def dtype(self) -> torch.dtype:
-        on_cpu, cpu_has_it = torch.device(self.device).type == "cpu", torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        emulated = torch.cpu._is_avx512_supported() and not torch.cpu._is_avx512_bf16_supported()  # at a third of float32's speed
-        fast = cpu_has_it and not emulated if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if self.precision == "bf16" or self.precision == "auto" and fast else torch.float32
+    def dtype(self):  # of the networks' inputs
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+    def autocast(self):
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.precision == "bf16")
 
 
-# differs: clones the labels of the IDM
+SMALL = {"batch_size": 256, "warmup_epochs": 0.5, "encoder_scale": 1, "encoder_num_res_blocks": 1}
+DEMO = Args(
+    num_labeled_trajectories=(2, 8),
+    idm=IDMArgs(**SMALL, num_updates=300, learning_rate=1e-3, act_head_dim=256),
+    bc=BCArgs(**SMALL, num_epochs=8, learning_rate=4e-3),
+)
 PRESETS = {
-    "paper": ("Appendix F to the letter (default)", Args()),
-    "demo": ("the whole pipeline on a laptop without a GPU, minutes", Args(
-        num_labeled_trajectories=(2, 8),
-        idm=IDMArgs(
-            num_updates=300, batch_size=256, learning_rate=1e-3, warmup_epochs=0.5,
-            encoder_scale=1, encoder_num_res_blocks=1, act_head_dim=256,
-        ),
-        bc=BCArgs(num_epochs=8, batch_size=256, learning_rate=4e-3, warmup_epochs=0.5, encoder_scale=1, encoder_num_res_blocks=1),
-    )),
-}  # fmt: skip
-
-# ---- Data --------------------------------------------------------------------------------------------------------------------
-
-IMG_HW = 64  # height and width of an observation, pixels
-FRAME_BYTES = IMG_HW * IMG_HW * 3
-OBS, NEXT_OBS = slice(None, -1), slice(1, None)  # of a stack with one extra frame
+    "paper": (f"Appendix F to the letter (default; the other preset is demo)\n\n{__doc__}", Args()),
+    "demo": (f"the whole pipeline on a laptop without a GPU, minutes\n\n{__doc__}", DEMO),
+}
 
 
-class Dataset:
-    """The trajectories of one or more HDF5 files. Frames stay in the files, mapped, or are copied to "ram" or "gpu" (data_device).
-
-    An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A), clipped to [-1, 1] (the paper's
-    files hold unclipped means). Each task has columns of its own, NaN in the rows of other tasks; plain videos have one of NaN.
-    first, last: int64 (N,), the ends of each frame's trajectory. A file that is no dataset: one line.
-    """
-
-    def __init__(self, patterns: tuple[str, ...], device: str, trajectories_per_file: int | None = None, data_device: str = "disk"):
-        self.paths = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
-        self.device, self.attributes, self.files, self.frames, by_task = device, {}, [], None, {}
-        for number, path in enumerate(self.paths):
-            try:
-                with h5py.File(path) as file:
-                    self.attributes = self.attributes or dict(file.attrs)  # the first file's
-                    self.difficulty, task = self.attributes["difficulty"], "{domain_name}-{task_name}".format(**file.attrs)
-                    names = sorted((name for name in file if name.isdigit()), key=int)[:trajectories_per_file]
-                    by_task.setdefault(task, []).extend(self.read(path, number, file[name]) for name in names)
-                    same_sizes = len({(t["states"].shape[1], t["actions"].shape[1]) for t in by_task[task]}) == 1
-                    if not same_sizes or file.attrs.get("split") != self.attributes.get("split"):
-                        raise KeyError(f"states, actions or split are not like others of {task} or {self.paths[0]}, or it is empty")
-            except FileNotFoundError:
-                raise SystemExit(f"error: no file {path}; collect_data.py makes one")
-            except (OSError, KeyError) as error:  # not HDF5, truncated, arrays missing
-                raise SystemExit(f"error: {path} is not a whole dataset: {error}")
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
-            (mapped := np.memmap(path, np.uint8, mode="r")).base.madvise(1)  # MADV_RANDOM: read no more than a batch asks for
-            # every position as the start of a frame: an overlapping view, so that one index_select gathers any frames
-            self.files.append(torch.from_numpy(mapped).as_strided((max(len(mapped) - FRAME_BYTES + 1, 0), FRAME_BYTES), (1, 1)))
-        trajectories = [trajectory for group in by_task.values() for trajectory in group]
-        self.task, self.num_trajectories = "+".join(by_task), len(trajectories)
-        columns = lambda name: own_columns([[trajectory[name] for trajectory in group] for group in by_task.values()])
-        self.states, self.actions = columns("states"), columns("actions").clamp(-1, 1)
-        self.file, lengths, obs_offsets, self.returns = (
-            torch.tensor([trajectory[name] for trajectory in trajectories]) for name in ("file", "length", "offset", "return")
-        )
-        self.shuffle = np.random.default_rng(42).permutation(len(lengths))  # label budgets are its beginnings, whatever the seed
-        self.trajectory, ends = torch.repeat_interleave(torch.arange(len(lengths)), lengths), lengths.cumsum(0)
-        self.first, self.last = (ends - lengths)[self.trajectory], ends[self.trajectory] - 1
-        self.byte_offset = obs_offsets[self.trajectory] + (torch.arange(len(self.first)) - self.first) * FRAME_BYTES
-        fits = device.startswith("cuda") and len(self.first) * FRAME_BYTES < torch.cuda.mem_get_info()[0] / 2
-        if data_device in ("gpu", "ram") or data_device == "auto" and fits:
-            frames = torch.empty(len(self.first), FRAME_BYTES, dtype=torch.uint8, device="cpu" if data_device == "ram" else device)
-            parts = torch.stack([self.file, ends, lengths, obs_offsets], 1).tolist()
-            for file, end, n, start in tqdm(parts, "reading frames", disable=RANK > 0):
-                frames[end - n : end] = torch.from_numpy(np.fromfile(self.paths[file], (np.uint8, FRAME_BYTES), n, offset=start))
-            self.frames = frames
-
-    def read(self, path: Path, number: int, group: h5py.Group) -> dict:
-        """All of a trajectory but its frames."""
-        obs, where = group["obs"], f"{path}, trajectory {group.name}"
-        if obs.shape[1:] != (IMG_HW, IMG_HW, 3) or obs.dtype != np.uint8:
-            raise SystemExit(f"error: {where}: obs are {obs.dtype} {obs.shape[1:]}, not uint8 {(IMG_HW, IMG_HW, 3)}")
-        if obs.id.get_offset() is None:
-            raise SystemExit(f"error: {where}: obs are compressed or chunked; rewrite the file: h5repack -l CONTI IN OUT")
-        trajectory = {"file": number, "length": len(obs), "offset": obs.id.get_offset()}
-        for name in ("states", "actions"):
-            trajectory[name] = group[name][:] if name in group else np.full((len(obs), 1), np.nan, np.float32)
-            if len(trajectory[name]) != len(obs) or name in group and not np.isfinite(trajectory[name]).all():
-                raise SystemExit(f"error: {where}: {name} hold NaN or infinite values, or are not as many as obs")
-        return trajectory | {"return": float(group.attrs.get("traj_return", np.nan))}
-
-    def transitions(self, trajectories: np.ndarray | None = None) -> torch.Tensor:
-        """Indices of all frames that have a successor, or of those in the given trajectories: int64."""
-        chosen = torch.arange(len(self.last)) < self.last
-        if trajectories is not None:
-            chosen &= torch.isin(self.trajectory, torch.as_tensor(trajectories))
-        return chosen.nonzero()[:, 0]
-
-    def observations(self, index: torch.Tensor, frame_stack: int, extra: int = 0) -> torch.Tensor:
-        """The frames from index - frame_stack + 1 (at the start: the first again) to index + extra: uint8 (B, T, 64, 64, 3)."""
-        rows = index[:, None] + torch.arange(1 - frame_stack, 1 + extra)
-        rows = torch.maximum(rows, self.first[index][:, None])
-        return to_device(self.gather(rows.flatten()).view(*rows.shape, IMG_HW, IMG_HW, 3), self.device)
-
-    def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """The frames of an index (n,), wherever they are: uint8 (n, FRAME_BYTES)."""
-        if self.frames is not None:
-            return self.frames.index_select(0, to_device(rows, self.frames.device))
-        offsets = self.byte_offset[rows]
-        if len(self.files) == 1:
-            return self.files[0].index_select(0, offsets)
-        file, frames = self.file[self.trajectory[rows]], torch.empty(len(rows), FRAME_BYTES, dtype=torch.uint8)
-        for number in file.unique().tolist():
-            frames[file == number] = self.files[number].index_select(0, offsets[file == number])
-        return frames
-
-    def future(self, index: torch.Tensor, max_offset: int, generator: torch.Generator) -> torch.Tensor:
-        """index + k with k uniform in 1..max_offset, or in as much of it as the trajectory has left: int64 (B,)."""
-        reach = (self.last[index] - index).clamp(max=max_offset)
-        return index + 1 + (torch.rand(len(index), generator=generator) * reach).long().clamp(max=reach - 1)
+# ---- Networks (Appendix D, Figure 4) -----------------------------------------------------------------------
 
 
-def own_columns(tasks: list[list[np.ndarray]]) -> torch.Tensor:
-    """Arrays (T, D) of each task's trajectories → float32 (all T, D of all tasks), NaN outside a task's own columns."""
-    blocks = [torch.from_numpy(np.concatenate(arrays)) for arrays in tasks]
-    return torch.block_diag(*blocks).where(torch.block_diag(*map(torch.ones_like, blocks)) > 0, math.nan)
-
-
-def to_device(x: torch.Tensor, device: str | torch.device) -> torch.Tensor:
-    """To the GPU without waiting for it, through pinned memory; x itself if it is there or if there is none."""
-    return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" and not x.is_cuda else x
-
-
-def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 1], oldest frame first, stored channels-last."""
-    return torch.cat(frames.unbind(1), -1).permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
-
-
-# ---- Networks (Appendix D, Figure 4) -----------------------------------------------------------------------------------------
 class ResidualBlock(nn.Module):
-    def __init__(self, channels: int):
+    def __init__(self, channels):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
@@ -274,22 +174,25 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """Three blocks, each a convolution of stride 2 and residual blocks: (B, channels_in, 64, 64) → (B, 32 scale, 8, 8)."""
+    """Three blocks, each a convolution of stride 2 and residual blocks: (B, C, 64, 64) → (B, 32 scale, 8, 8)."""
 
-    def __init__(self, channels_in: int, scale: int, num_res_blocks: int):
-        blocks = []
-        for channels in (16 * scale, 32 * scale, 32 * scale):
-            blocks.append(nn.Conv2d(channels_in, channels, 3, stride=2, padding=1))
-            blocks += [ResidualBlock(channels) for _ in range(num_res_blocks)]
+    def __init__(self, args, channels_in):
+        layers = []
+        for factor in (16, 32, 32):
+            channels = factor * args.encoder_scale
+            layers.append(nn.Conv2d(channels_in, channels, 3, stride=2, padding=1))
+            layers += [ResidualBlock(channels) for _ in range(args.encoder_num_res_blocks)]
             channels_in = channels
-        super().__init__(*blocks)
-        self.channels_out, self.flat_dim = channels_in, channels_in * (IMG_HW // 8) ** 2
+        super().__init__(*layers)
+        self.channels_out = channels
+        self.flat_dim = channels * (IMG_HW // 8) ** 2
 
 
 class MLPBlock(nn.Module):
-    def __init__(self, dim: int, expansion: int = 4):
+    def __init__(self, dim, expansion=4):
         super().__init__()
-        self.linear1, self.linear2 = nn.Linear(dim, expansion * dim), nn.Linear(expansion * dim, dim)
+        self.linear1 = nn.Linear(dim, expansion * dim)
+        self.linear2 = nn.Linear(expansion * dim, dim)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x):  # (B, dim) → the same
@@ -297,47 +200,50 @@ class MLPBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """Three (linear → MLP block) layers, each of which sees the condition again, then a linear output (Appendix D)."""
+    """Three (linear → MLP block) layers, of which the later ones see the condition again (Appendix D)."""
 
-    def __init__(self, input_dim: int, condition_dim: int, hidden_dim: int, output_dim: int):
+    def __init__(self, input_dim, condition_dim, hidden_dim, output_dim):
         super().__init__()
-        dims = [input_dim, hidden_dim, hidden_dim]
-        self.linears = nn.ModuleList(nn.Linear(dim + condition_dim, hidden_dim) for dim in dims)
+        dims = [input_dim, hidden_dim + condition_dim, hidden_dim + condition_dim]
+        self.linears = nn.ModuleList(nn.Linear(dim, hidden_dim) for dim in dims)
         self.blocks = nn.ModuleList(MLPBlock(hidden_dim) for _ in dims)
         self.output = nn.Linear(hidden_dim, output_dim)
 
     def forward(self, x, condition):  # (B, input_dim), (B, condition_dim) → (B, output_dim)
-        for linear, block in zip(self.linears, self.blocks):
+        x = self.blocks[0](self.linears[0](x))
+        for linear, block in zip(self.linears[1:], self.blocks[1:]):
             x = block(linear(torch.cat([x, condition], -1)))
         return self.output(x)
 
 
-def init_weights(module: nn.Module):
+def init_weights(module):
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.orthogonal_(module.weight)
         nn.init.zeros_(module.bias)
 
 
 class IDM(nn.Module):
-    """Inverse dynamics model: obs, future_obs (B, 9, 64, 64) → the action between them (B, A)."""
+    """Inverse dynamics model: LAOM's encoder and head, which answers with the action."""
 
-    def __init__(self, args: IDMArgs, frame_stack: int, action_dim: int):
+    def __init__(self, args, frame_stack, action_dim):
         super().__init__()
-        self.encoder = Encoder(3 * frame_stack, args.encoder_scale, args.encoder_num_res_blocks)
-        self.head = Head(0, 2 * self.encoder.flat_dim, args.act_head_dim, action_dim)
+        self.encoder = Encoder(args, 3 * frame_stack)
+        pair_dim = 2 * self.encoder.flat_dim
+        self.head = Head(pair_dim, pair_dim, args.act_head_dim, action_dim)
         self.apply(init_weights)
 
-    def forward(self, obs, future_obs):
+    def forward(self, obs, future_obs):  # (B, 9, 64, 64) twice → action (B, A)
         obs_embedding, future_embedding = self.encoder(torch.cat([obs, future_obs])).flatten(1).chunk(2)
-        return self.head(obs_embedding[:, :0], torch.cat([obs_embedding, future_embedding], -1))
+        pair = torch.cat([obs_embedding, future_embedding], -1)
+        return self.head(pair, pair)
 
 
 class Actor(nn.Module):
     """Policy: obs (B, 9, 64, 64) → latent or true action (B, output_dim)."""
 
-    def __init__(self, args: BCArgs, frame_stack: int, output_dim: int):
+    def __init__(self, args, frame_stack, output_dim):
         super().__init__()
-        self.encoder = Encoder(3 * frame_stack, args.encoder_scale, args.encoder_num_res_blocks)
+        self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
 
@@ -345,518 +251,926 @@ class Actor(nn.Module):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
 
 
-# ---- Runs: records, checkpoints, schedule ------------------------------------------------------------------------------------
-class Run:
-    """The run's folder: arguments, script, metrics.jsonl, weights of finished stages, and the checkpoint. Of several ranks, the
-    first writes. Batches, offsets and augmentation depend only on seed and step, so a checkpoint needs no random state to continue
-    a run where an unbroken one would be."""
-
-    def __init__(self, args: Args, task: str):
-        name = [f"{task}__{Path(__file__).stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"]
-        if WORLD_SIZE > 1:
-            dist.broadcast_object_list(name)
-        self.args, self.folder, self.wandb = args, args.resume or args.runs / name[0], None
-        self.saved = {"stage": None, "finished": [], "budgets": {}, "metrics_size": 0}
-        if args.resume and (self.folder / "checkpoint.pt").exists():
-            self.saved = torch.load(self.folder / "checkpoint.pt", map_location=args.device, weights_only=True)
-        self.stop = lambda *_: sys.exit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
-        _ = signal.signal(signal.SIGTERM, self.stop), signal.signal(signal.SIGINT, self.stop)  # in a stage, updates saves first
-        if RANK > 0:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.metrics = open(self.folder / "metrics.jsonl", "ab")  # noqa: SIM115 open as long as the process
-        try:
-            fcntl.flock(self.metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SystemExit(f"error: another process works in {self.folder}")
-        if not args.resume:
-            text = json.dumps({"argv": sys.argv[1:], **dataclasses.asdict(args)}, default=str, indent=2)
-            write_whole(self.folder / "args.json", lambda file: file.write(text.encode()))
-            write_whole(self.folder / Path(__file__).name, lambda file: file.write(Path(__file__).read_bytes()))
-        self.metrics.seek(self.metrics.truncate(self.saved["metrics_size"]))  # what was logged after the checkpoint comes again
-        if args.track:
-            import wandb  # not above: it takes a second
-
-            self.wandb = wandb.init(project="latent-actions", id=self.folder.name, resume="allow", config=dataclasses.asdict(args))
-
-    def log(self, record: dict):
-        if RANK == 0:
-            self.metrics.write(json.dumps(record).encode() + b"\n")
-            self.metrics.flush()
-        if self.wandb:
-            self.wandb.log(record)
-
-    def updates(self, stage: str, total: int, cfg, warmup: float, **parts) -> Iterator[tuple[int, dict]]:
-        """Yields each step of a stage, from its checkpoint if it has one, with a dictionary for what the loop wants logged, tensors
-        read every log_interval steps; nothing else waits for the GPU. parts: what is trained, and optim, whose rate this sets."""
-        first = self.saved["step"] if self.saved["stage"] == stage else 0
-        for name in parts if first else ():
-            parts[name].load_state_dict(self.saved["parts"].pop(name))
-        kind, values, stop = stage.split("_")[0], {}, []
-        saved_at, logged_at, logged_step = time.time(), time.time(), first
-        handlers = {number: signal.signal(number, lambda *_: stop.append(True)) for number in (signal.SIGTERM, signal.SIGINT)}
-        bar = tqdm(range(first, total), stage, total, initial=first, unit="update", disable=RANK > 0)
-        for step in bar:  # whatever ends the loop closes the bar: a message gets a line of its own
-            lr = learning_rate(cfg.learning_rate, step, warmup, total, self.args.lr_schedule)
-            parts["optim"].param_groups[0]["lr"] = values["learning_rate"] = lr
-            yield step, values
-            log_due = (step + 1) % self.args.log_interval == 0 or step + 1 == total
-            save_due = bool(stop) or time.time() - saved_at > 60 * self.args.checkpoint_minutes
-            if not log_due and (WORLD_SIZE > 1 or not save_due):
-                continue
-            numbers = [save_due, bool(stop), *values.values()]
-            numbers = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=self.args.device) for x in numbers])
-            if WORLD_SIZE > 1:
-                dist.all_reduce(numbers)
-            save_due, stop_due, *numbers = (numbers / WORLD_SIZE).tolist()  # waits for the GPU
-            numbers = {f"{kind}/{name}": number for name, number in zip(values, numbers)}
-            kept = parts["optim"].param_groups[0]["params"] if save_due or step + 1 == total else ()
-            if not math.isfinite(numbers[f"{kind}/loss"]) or not all(x.isfinite().all() for x in kept):
-                raise SystemExit(f"error: {stage}: loss or weights not finite at step {step + 1}; the last checkpoint stands")
-            if log_due:
-                speed = (step + 1 - logged_step) * cfg.batch_size / (time.time() - logged_at)
-                logged_at, logged_step = time.time(), step + 1
-                self.log({"stage": stage, "step": step + 1, **numbers, f"{kind}/transitions_per_second": round(speed, 1)})
-                bar.set_postfix(loss=f"{numbers[f'{kind}/loss']:.4f}", transitions_per_s=f"{speed:.0f}")
-            if save_due:
-                self.save_checkpoint(stage=stage, step=step + 1, parts={name: part.state_dict() for name, part in parts.items()})
-                saved_at = time.time()
-            if stop_due:
-                self.stop()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-    def save_checkpoint(self, **state):
-        if RANK == 0:
-            state |= {"finished": self.saved["finished"], "budgets": self.saved["budgets"], "metrics_size": self.metrics.tell()}
-            write_whole(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
-
-    def weights(self, folder: Path, name: str, stage: str) -> Path:
-        return folder / ("_".join([name, *stage.split("_")[1:]]) + ".pt")  # <name>.pt, or <name>_<budget>.pt
-
-    def finish(self, stage: str, **modules: nn.Module):
-        """Keeps a finished stage's weights."""
-        for name, module in modules.items():
-            write_whole(self.weights(self.folder, name, stage), lambda file: torch.save(module.state_dict(), file))
-        self.saved["finished"].append(stage)
-        self.save_checkpoint(stage=None)
-
-    def load_finished(self, stage: str, checkpoint: Path | None = None, **modules: nn.Module) -> bool:
-        """Loads the weights of a stage that this run, or that of --<stage>.checkpoint, has finished; says whether there is one."""
-        folder = self.folder if stage in self.saved["finished"] else checkpoint
-        for name, module in modules.items() if folder else ():
-            path = folder if folder.suffix == ".pt" else self.weights(folder, name, stage)
-            try:
-                module.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
-            except Exception as error:  # torch has many
-                raise SystemExit(f"error: {path} holds no weights for this network: {str(error).splitlines()[0]}")
-        if folder and folder != self.folder:
-            self.finish(stage, **modules)
-        return bool(folder)
+# ---- Stage 1: the inverse dynamics model (Section 5) -------------------------------------------------------
 
 
-def write_whole(path: Path, write: Callable):
-    """Writes a file whole or not at all; write gets the open file. Of several ranks, the first writes."""
-    if RANK == 0:
-        partial = path.with_name(path.name + ".partial")
-        try:
-            with open(partial, "wb") as file:
-                write(file)
-        except (OSError, RuntimeError) as error:  # a full disk; torch.save hides the first in the second
-            partial.unlink(missing_ok=True)
-            raise SystemExit(f"error: {path}: {error.__context__ or error}; what was saved before stands")
-        partial.replace(path)
+def train_idm(args, data, index, stage, run):
+    """Trains an IDM on the labelled transitions (data at index)."""
+    cfg = args.idm
+    torch.manual_seed(args.seed)
+    idm = IDM(cfg, args.frame_stack, data.actions.shape[1])
+    idm = idm.to(args.device, memory_format=torch.channels_last)
+    optim = torch.optim.Adam(idm.parameters(), fused=True)
+    if args.compile:
+        idm.compile()
+
+    total = cfg.num_updates
+    warmup = min(cfg.warmup_epochs * (len(index) // cfg.batch_size), total)
+    for step in run.steps(stage, total, cfg.batch_size, idm=idm, optim=optim):
+        optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
+
+        generator = step_generator(args.seed, step, RANK)
+        batch = batch_at(index, cfg.batch_size, args.seed, step)
+        future = data.future(batch, cfg.future_obs_offset, generator)
+        obs = data.observe(batch)
+        future_obs = data.observe(future)
+        actions = to_device(data.actions[batch], args.device)
+
+        with args.autocast():
+            loss = F.mse_loss(idm(obs, future_obs).float(), actions)
+
+        optim.zero_grad()
+        loss.backward()
+        average_gradients(optim)
+        optim.step()
+
+        if run.log_due(step):
+            run.log(step, optim, loss=loss)
+    return idm
 
 
-epoch_order = functools.lru_cache(1)(lambda number, seed: torch.randperm(number, generator=torch.Generator().manual_seed(seed)))
+# ---- Stage 2: behaviour cloning of the IDM's labels --------------------------------------------------------
 
 
-def batch_at(index: torch.Tensor, batch_size: int, seed: int, step: int) -> torch.Tensor:
-    """The batch of a step: each epoch passes over a fresh permutation of the index and drops what does not fill a batch."""
-    epoch, position = divmod(step, len(index) // batch_size)
-    return index[epoch_order(len(index), seed * 1_000_003 + epoch)[position * batch_size : (position + 1) * batch_size]]
+def train_actor(args, data, idm, stage, run):
+    """Clones the IDM's labels on all transitions."""
+    cfg = args.bc
+    torch.manual_seed(args.seed)
+    actor = Actor(cfg, args.frame_stack, idm.head.output.out_features)
+    actor = actor.to(args.device, memory_format=torch.channels_last)
+    optim = torch.optim.Adam(actor.parameters(), fused=True)
+    if args.compile:
+        actor.compile()
+
+    index = data.transitions(data.shuffle)
+    updates_per_epoch = len(index) // cfg.batch_size
+    total = cfg.num_epochs * updates_per_epoch
+    warmup = cfg.warmup_epochs * updates_per_epoch
+    for step in run.steps(stage, total, cfg.batch_size, actor=actor, optim=optim):
+        optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
+
+        batch = batch_at(index, cfg.batch_size, args.seed, step)
+        obs, next_obs = data.observe_pair(batch)
+
+        with args.autocast():
+            with torch.no_grad():
+                label = idm(obs, next_obs).float()
+            loss = F.mse_loss(actor(obs).float(), label)
+
+        optim.zero_grad()
+        loss.backward()
+        average_gradients(optim)
+        optim.step()
+
+        if run.log_due(step):
+            run.log(step, optim, loss=loss)
+    return actor
 
 
-def learning_rate(peak: float, step: int, warmup: float, total: int, schedule: str) -> float:
+# ---- Held-out error (Figure 9a) ----------------------------------------------------------------------------
+
+
+def held_out_error(args, idm, data, eval_data):
+    """Errors of the IDM's actions at k = 1 on trajectories that it was not trained on, on seen and unseen videos.
+
+    seen_videos: a fifth of the data's trajectories, the end of the shuffle whose beginning is labelled;
+    unseen_videos: the evaluation data.
+    """
+    results = {}
+    held_out = data.shuffle[::-1][: max(1, len(data.shuffle) // 5)].copy()
+    tests = (("seen_videos", data, held_out), ("unseen_videos", eval_data, eval_data.shuffle))
+    for videos, source, trajectories in tests:
+        prediction, actions = infer_some(args, idm, source, trajectories)
+        results |= action_errors("idm", videos, prediction, actions)
+    results["effective_rank"] = effective_rank(prediction)
+    return results
+
+
+def infer_some(args, network, data, trajectories):
+    """z and actions of at most 50,000 transitions: the same ones for files of the same trajectories."""
+    index = data.transitions(trajectories)
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
+    index = index[order[:50_000]]
+    return infer_all(args, network, data, index), data.actions[index].to(args.device)
+
+
+def action_errors(kind, videos, prediction, actions):
+    """MSE of predicted actions (N, A), and over Var(a), where 1 is what the mean action reaches."""
+    if not actions.isfinite().all():  # plain videos have none
+        return {}
+    mse = (prediction - actions).square().mean(0).mean()
+    variance = actions.var(0, unbiased=False).mean()
+    return {f"{kind}_mse/{videos}": mse.item(), f"{kind}_mse_over_var/{videos}": (mse / variance).item()}
+
+
+def effective_rank(z):
+    """Participation ratio of the principal components of z (N, Z), from 1 to Z."""
+    centered = z[:4096] - z[:4096].mean(0)
+    gram = centered @ centered.T
+    return (gram.trace() ** 2 / gram.square().sum().clamp(min=1e-30)).item()
+
+
+@torch.no_grad()
+def infer_all(args, network, data, index):
+    """What the network answers to (obs, next_obs) at every index: float32 (len(index), …)."""
+    outputs = []
+    for chunk in index.split(512):
+        obs, next_obs = data.observe_pair(chunk)
+        with args.autocast():
+            outputs.append(network(obs, next_obs).float())
+    return torch.cat(outputs)
+
+
+# ---- Schedule and batches ----------------------------------------------------------------------------------
+
+
+def learning_rate(peak, step, warmup, total, schedule):
     """Linear from zero over the warm-up, then cosine or linear to zero at the end (Appendix D)."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(total - warmup, 1)
-    return peak * (0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress)
+    decay = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
+    return peak * decay
 
 
-def parallel(losses: Callable, args: Args, *trained: nn.Module) -> Callable:
-    """The losses compiled, if asked for; with several ranks, the gradients of what they train are averaged over all."""
-    losses = torch.compile(losses) if args.compile else losses
-    if WORLD_SIZE == 1:
-        return losses
-    module = nn.Module()
-    module.trained, module.forward = nn.ModuleList(trained), losses
-    return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+def batch_at(index, batch_size, seed, step):
+    """A rank's rows of a step's batch: each epoch passes over a new permutation and drops what fills no batch."""
+    epoch, position = divmod(step, len(index) // batch_size)
+    order = epoch_order(len(index), seed * 1_000_003 + epoch)
+    return own_rows(index[order[position * batch_size : (position + 1) * batch_size]])
 
 
-# ---- Stages: inverse dynamics model, behaviour cloning -----------------------------------------------------------------------
-def train_idm(args: Args, data: Dataset, index: torch.Tensor, stage: str, run: Run) -> IDM:
-    """Stage 1: trains an IDM on the labelled transitions (data, index)."""
-    cfg, dtype, offset = args.idm, args.dtype, args.idm.future_obs_offset
-    torch.manual_seed(args.seed)
-    idm = IDM(cfg, args.frame_stack, data.actions.shape[1]).to(args.device, memory_format=torch.channels_last)
-    if run.load_finished(stage, cfg.checkpoint, idm=idm):
-        return idm
-    optim = torch.optim.Adam(idm.parameters(), lr=cfg.learning_rate, fused=True)
-
-    def losses(obs, future_obs, actions):
-        with args.autocast():
-            return F.mse_loss(idm(obs, future_obs).float(), actions)
-
-    losses = parallel(losses, args, idm)
-    warmup = min(cfg.warmup_epochs * (len(index) // cfg.batch_size), cfg.num_updates)
-    for step, values in run.updates(stage, cfg.num_updates, cfg, warmup, idm=idm, optim=optim):
-        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-        batch = batch_at(index, cfg.batch_size, args.seed, step)
-        future, batch = share(data.future(batch, offset, generator)), share(batch)
-        obs, future_obs = (to_input(data.observations(x, args.frame_stack), dtype) for x in (batch, future))
-
-        loss = losses(obs, future_obs, to_device(data.actions[batch], args.device))
-        optim.zero_grad(set_to_none=True)
-        loss.backward()
-        optim.step()
-        values.update(loss=loss.detach())
-    run.finish(stage, idm=idm)
-    return idm
+@functools.lru_cache(maxsize=1)
+def epoch_order(number, seed):
+    return torch.randperm(number, generator=torch.Generator().manual_seed(seed))
 
 
-# differs: clones the labels of the IDM
-def train_actor(args: Args, data: Dataset, idm: IDM, stage: str, run: Run) -> Actor:
-    """Stage 2: clones the IDM's labels on all transitions."""
-    cfg, dtype = args.bc, args.dtype
-    torch.manual_seed(args.seed)
-    actor = Actor(cfg, args.frame_stack, idm.head.output.out_features).to(args.device, memory_format=torch.channels_last)
-    if run.load_finished(stage, cfg.checkpoint, actor=actor):
-        return actor
-    optim = torch.optim.Adam(actor.parameters(), lr=cfg.learning_rate, fused=True)
-    idm.requires_grad_(False)
-
-    def losses(obs, next_obs):
-        with args.autocast():
-            with torch.no_grad():
-                label = idm(obs, next_obs)
-            return F.mse_loss(actor(obs).float(), label.float())
-
-    losses = parallel(losses, args, actor)
-    index = data.transitions()
-    total, warmup = (epochs * (len(index) // cfg.batch_size) for epochs in (cfg.num_epochs, cfg.warmup_epochs))
-    for step, values in run.updates(stage, total, cfg, warmup, actor=actor, optim=optim):
-        stack = data.observations(share(batch_at(index, cfg.batch_size, args.seed, step)), args.frame_stack, extra=1)
-
-        loss = losses(to_input(stack[:, OBS], dtype), to_input(stack[:, NEXT_OBS], dtype))
-        optim.zero_grad(set_to_none=True)
-        loss.backward()
-        optim.step()
-        values.update(loss=loss.detach())
-    run.finish(stage, actor=actor)
-    return actor
+def step_generator(seed, step, rank=0):
+    """What is random in a step depends on these alone, so that a checkpoint needs no random state."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 2**40)
 
 
-def infer_all(args: Args, network: nn.Module, data: Dataset, index: torch.Tensor, *views: slice) -> torch.Tensor:
-    """The network's output for every index, without gradient: float32 (len(index), …). views: OBS, or OBS and NEXT_OBS."""
-    outputs = []
-    with torch.no_grad(), args.autocast():
-        for chunk in index.split(512):
-            stack = data.observations(chunk, args.frame_stack, extra=1)
-            outputs.append(network(*(to_input(stack[:, view], args.dtype) for view in views)).float())
-    return torch.cat(outputs)
+def own_rows(batch):
+    """This rank's part of a batch."""
+    return batch.chunk(WORLD_SIZE)[RANK]
 
 
-def measure(args: Args, weights: Path) -> dict:
-    """What stage 1 has learned, on held-out data: benchmark/measure.py, a process of its own, says what it measures."""
-    program, results = Path(__file__).parent / "benchmark" / "measure.py", weights.with_suffix(".json")
-    if RANK == 0 and not results.exists():  # a resumed run may have them
-        torch.cuda.empty_cache()
-        subprocess.run([sys.executable, program, weights, "--device", args.device, *["--reconstruct"] * args.reconstruct])
-    return json.loads(results.read_text()) if results.exists() else {}
+def average_gradients(optim):
+    """Averages the gradients of what is trained over all ranks, in one flat buffer."""
+    if WORLD_SIZE > 1:
+        gradients = [parameter.grad for parameter in optim.param_groups[0]["params"]]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        means = flat.div(WORLD_SIZE).split([gradient.numel() for gradient in gradients])
+        for gradient, mean in zip(gradients, means):
+            gradient.copy_(mean.view(gradient.shape))
 
 
-# ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------------------------
+# ---- Data: HDF5 files of trajectories (docs/data.md) -------------------------------------------------------
 
-# name: (scale of camera and colour, number of training videos; None means all)
-DIFFICULTIES = dict(vanilla=(0.0, 0), easy=(0.1, 4), medium=(0.2, 8), hard=(0.3, None), scale_easy_video_hard=(0.1, None))
+IMG_HW = 64  # height and width of an observation, pixels
+FRAME_BYTES = IMG_HW * IMG_HW * 3
 
 
-def load_task(task: str) -> gym.Env:
-    """A dm_control task through Shimmy; unlike MuJoCo's default no buffer beyond our pictures, a shadow map of 256², not 2048²."""
-    import absl.logging  # these imports stand here because dm_control binds to the OpenGL of MUJOCO_GL when it is first imported
+class Dataset:
+    """The trajectories of one or more HDF5 files. Frames stay in the files, mapped, or are copied to the GPU.
+
+    An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A), clipped to
+    [-1, 1] (the paper's files hold unclipped means): those of one task, the first file's or the given one, NaN in
+    the rows of others and of plain videos. first, last: int64 (N,), the ends of each frame's trajectory. A file
+    that is no dataset ends the script with one line.
+    """
+
+    def __init__(self, patterns, args, task=None, trajectories_per_file=None, data_device="disk"):
+        self.args = args
+        self.task = task
+        self.tasks = []
+        self.paths = []
+        trajectories = []
+        for pattern in patterns:
+            for path in sorted(glob.glob(pattern)) or [pattern]:
+                try:
+                    with h5py.File(path) as file:
+                        trajectories += self.read(file, trajectories_per_file)
+                except (OSError, KeyError, ValueError) as error:  # not there, truncated, arrays missing
+                    raise SystemExit(f"error: {path} is no dataset as collect_data.py makes them: {error}")
+                self.paths.append(path)
+        files, first_bytes, lengths, self.returns, states, actions = zip(*trajectories)
+
+        # of the trajectories, whatever the seed: label budgets are its beginnings
+        self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
+        self.states = join(states)
+        self.actions = join(actions).clamp(-1, 1)
+        self.has_actions = bool(self.actions.isfinite().any())
+        lengths = torch.tensor(lengths)
+        ends = lengths.cumsum(0)
+        self.trajectory = torch.repeat_interleave(lengths)
+        self.first = (ends - lengths)[self.trajectory]
+        self.last = ends[self.trajectory] - 1
+        self.file = torch.tensor(files)[self.trajectory]
+        time = torch.arange(len(self.first)) - self.first
+        self.byte_offset = torch.tensor(first_bytes)[self.trajectory] + time * FRAME_BYTES
+
+        if data_device == "auto" and args.device.startswith("cuda"):
+            fits = len(time) * FRAME_BYTES < torch.cuda.mem_get_info()[0] / 2
+            data_device = "gpu" if fits else "disk"
+        self.device = args.device if data_device == "gpu" else "cpu"
+        self.maps = [map_frames(path, self.device) for path in self.paths]
+
+    def read(self, file, limit):
+        """Yields file, first byte and number of frames, return, states and actions of its trajectories."""
+        task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
+        self.tasks.append(task)
+        self.task = self.task or task
+        if not self.paths:
+            self.attributes = dict(file.attrs)
+            self.difficulty = self.attributes["difficulty"]
+        for name in sorted(filter(str.isdigit, file), key=int)[:limit]:
+            group = file[name]
+            obs = group["obs"]
+            first_byte = obs.id.get_offset()
+            if obs.shape[1:] != (IMG_HW, IMG_HW, 3) or obs.dtype != np.uint8 or first_byte is None:
+                raise ValueError(
+                    f"obs of trajectory {name} are {obs.dtype} {obs.shape}, perhaps compressed or chunked, not uint8 "
+                    "(T, 64, 64, 3) and contiguous; h5repack -l CONTI IN OUT makes arrays contiguous"
+                )
+            arrays = []
+            for kind in ("states", "actions"):
+                known = task == self.task and kind in group
+                array = group[kind][:] if known else np.full((len(obs), 1), np.nan, np.float32)
+                if len(array) != len(obs) or known and not np.isfinite(array).all():
+                    raise ValueError(f"{kind} of trajectory {name} hold NaN, or are not as many as obs")
+                arrays.append(array)
+            yield len(self.paths), first_byte, len(obs), group.attrs.get("traj_return", np.nan), *arrays
+
+    def transitions(self, trajectories):
+        """Indices of the frames that have a successor, in the given trajectories: int64, in the files' order."""
+        has_next = torch.arange(len(self.last)) < self.last
+        return (has_next & torch.isin(self.trajectory, torch.as_tensor(trajectories))).nonzero()[:, 0]
+
+    def future(self, index, max_offset, generator):
+        """index + k with k uniform in 1..max_offset, or in as much of it as the trajectory has left: int64 (B,)."""
+        reach = (self.last[index] - index).clamp(max=max_offset)
+        k = 1 + (torch.rand(len(index), generator=generator) * reach).long()
+        return index + torch.minimum(k, reach)
+
+    def observe(self, index, extra=0):
+        """The stacked frames up to each index, at a trajectory's start the first again, and extra ones.
+
+        (B, 3 (T + extra), 64, 64) in [-1, 1], oldest frame first.
+        """
+        rows = index[:, None] + torch.arange(1 - self.args.frame_stack, 1 + extra)
+        rows = torch.maximum(rows, self.first[index][:, None])
+        frames = self.gather(rows.flatten()).view(*rows.shape, IMG_HW, IMG_HW, 3)
+        return to_input(frames, self.args)
+
+    def observe_pair(self, index):
+        """obs and next_obs, from one gather."""
+        stack = self.observe(index, extra=1)
+        return stack[:, :-3], stack[:, 3:]
+
+    def gather(self, rows):
+        """The frames of an index (n,), from whatever file: uint8 (n, FRAME_BYTES)."""
+        offsets = to_device(self.byte_offset[rows], self.device)
+        if len(self.maps) == 1:
+            return self.maps[0].index_select(0, offsets)
+        frames = torch.empty(len(rows), FRAME_BYTES, dtype=torch.uint8, device=self.device)
+        for number, mapped in enumerate(self.maps):
+            here = to_device((self.file[rows] == number).nonzero()[:, 0], self.device)
+            frames[here] = mapped.index_select(0, offsets[here])
+        return frames
+
+
+def map_frames(path, device):
+    """A file as a row for every byte at which a frame could begin: uint8 (positions, FRAME_BYTES), nothing copied.
+
+    The rows overlap; one index_select by byte offset gathers frames from anywhere in a file of any size. A second
+    array per frame (a mask) is another such view, with the length of its own rows and its own byte offsets. On a
+    GPU lies a copy of the file.
+    """
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
+    mapped = np.memmap(path, np.uint8, mode="r")
+    if device == "cpu":
+        mapped.base.madvise(mmap.MADV_RANDOM)  # read no more than a batch asks for
+    positions = max(len(mapped) - FRAME_BYTES + 1, 0)
+    return torch.from_numpy(mapped).to(device).as_strided((positions, FRAME_BYTES), (1, 1))
+
+
+def join(arrays):
+    """Arrays (T, D) of all trajectories, one after the other; those that are NaN have a single column."""
+    dim = max(array.shape[1] for array in arrays)
+    return torch.from_numpy(np.concatenate([np.broadcast_to(array, (len(array), dim)) for array in arrays]))
+
+
+def to_device(x, device):
+    """To the GPU without waiting for it, through pinned memory; x itself if there is none."""
+    if device.startswith("cuda") and not x.is_cuda:
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
+def to_input(frames, args):
+    """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 1], on the device, stored channels-last."""
+    frames = to_device(frames, args.device)
+    stacked = torch.cat(frames.unbind(1), -1).permute(0, 3, 1, 2)
+    return stacked.to(args.dtype).div_(127.5).sub_(1)
+
+
+# ---- Run keeping: records, checkpoints, results ------------------------------------------------------------
+
+
+class Run:
+    """The run's folder: arguments, script, metrics.jsonl, weights, results. Of several ranks the first one writes.
+
+    checkpoint.pt holds what --resume needs: the stage and its step, the state of all that is trained, the results
+    so far, and the size of metrics.jsonl. Ctrl-C and SIGTERM end a stage with a checkpoint.
+    """
+
+    def __init__(self, args, task):
+        name = f"{task}__{SCRIPT.stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+        self.args = args
+        self.folder = args.resume or f"{args.runs}/{name}"
+        self.checkpoint = {"stage": None, "results": {"budgets": {}}, "metrics_size": 0}
+        if os.path.exists(f"{self.folder}/checkpoint.pt"):
+            self.checkpoint = torch.load(f"{self.folder}/checkpoint.pt", args.device, weights_only=True)
+        self.results = self.checkpoint["results"]
+        self.in_stage = False
+        self.stop_asked = False
+        signal.signal(signal.SIGTERM, self.request_stop)
+        signal.signal(signal.SIGINT, self.request_stop)
+        if WORLD_SIZE > 1:
+            dist.barrier()  # all have read the checkpoint before the first rank writes another
+        if RANK == 0:
+            self.open_folder()
+
+    def open_folder(self):
+        os.makedirs(self.folder, exist_ok=True)
+        self.metrics = open(f"{self.folder}/metrics.jsonl", "ab")  # noqa: SIM115 open as long as the process
+        try:
+            fcntl.flock(self.metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SystemExit(f"error: another process works in {self.folder}")
+        self.metrics.truncate(
+            self.checkpoint["metrics_size"]
+        )  # what was logged after the checkpoint comes again
+        self.metrics.seek(0, os.SEEK_END)
+        arguments = dataclasses.asdict(self.args)
+        self.save("args.json", json.dumps(arguments, indent=2).encode())
+        self.save(SCRIPT.name, SCRIPT.read_bytes())
+        name = os.path.basename(self.folder)
+        mode = "online" if self.args.track else "disabled"
+        self.wandb = wandb.init(
+            project="latent-actions", id=name, resume="allow", mode=mode, config=arguments
+        )
+        print(f"run folder: {self.folder}")
+
+    def steps(self, stage, total, batch_size, **parts):
+        """Yields a stage's steps, from its checkpoint on; saves the parts, what is trained, when due and at a stop.
+
+        The first part is what the stage makes: at the end its weights go to <name>.pt, or <name>_<budget>.pt. Where
+        this file is there already, it is loaded and no step is left.
+        """
+        name, product = next(iter(parts.items()))
+        self.kind = stage.split("_")[0]
+        file_name = f"{name}{stage.removeprefix(self.kind)}.pt"
+        first = 0
+        if os.path.exists(f"{self.folder}/{file_name}"):
+            product.load_state_dict(
+                torch.load(f"{self.folder}/{file_name}", self.args.device, weights_only=True)
+            )
+            first = total
+        elif self.checkpoint["stage"] == stage:
+            first = self.checkpoint["step"]
+            for name, part in parts.items():
+                part.load_state_dict(self.checkpoint["parts"][name])
+        saved_at = time.time()
+        self.stage = stage
+        self.total = total
+        self.batch_size = batch_size
+        self.bar = tqdm(range(first, total), stage, total, initial=first, unit="update", disable=RANK > 0)
+        self.in_stage = True
+        for step in self.bar:
+            yield step
+
+            done = step + 1 == total
+            stop = self.stop_asked
+            if (
+                WORLD_SIZE > 1
+            ):  # ranks agree every log_interval steps, where the first waits for the GPU anyway
+                stop = (done or (step + 1) % self.args.log_interval == 0) and any_rank(stop, self.args.device)
+            late = time.time() - saved_at > 60 * self.args.checkpoint_minutes
+            if done or stop or late:
+                if not all(weight.isfinite().all() for weight in product.parameters()):
+                    raise SystemExit(
+                        f"error: {stage}: weights not finite at step {step + 1}; the last checkpoint stands"
+                    )
+                self.save_checkpoint(stage, step + 1, parts)
+                saved_at = time.time()
+            if stop:
+                self.stop()
+        self.in_stage = False
+        self.save(file_name, product.state_dict())
+
+    def log_due(self, step):
+        return RANK == 0 and ((step + 1) % self.args.log_interval == 0 or step + 1 == self.total)
+
+    def log(self, step, optim, **values):
+        """Records numbers, or tensors of one number, of the first rank. Reading them waits for the GPU."""
+        values["learning_rate"] = optim.param_groups[0]["lr"]
+        values["transitions_per_second"] = self.batch_size * (self.bar.format_dict["rate"] or 0)
+        record = {f"{self.kind}/{name}": float(value) for name, value in values.items()}
+        if not all(math.isfinite(value) for value in record.values()):
+            raise SystemExit(
+                f"error: {self.stage}: not finite at step {step + 1}: {record}; the last checkpoint stands"
+            )
+        self.bar.set_postfix(record)
+        self.write_record({"stage": self.stage, "step": step + 1, **record})
+
+    def write_record(self, record):
+        self.metrics.write(json.dumps(record).encode() + b"\n")
+        self.metrics.flush()
+        self.wandb.log(record)
+
+    def request_stop(self, *_):
+        self.stop_asked = True
+        if not self.in_stage:
+            self.stop()
+
+    def stop(self):
+        raise SystemExit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
+
+    def save_checkpoint(self, stage, step, parts):
+        if RANK == 0:
+            checkpoint = {
+                "stage": stage,
+                "step": step,
+                "results": self.results,
+                "metrics_size": self.metrics.tell(),
+            }
+            checkpoint["parts"] = {name: part.state_dict() for name, part in parts.items()}
+            self.save("checkpoint.pt", checkpoint)
+
+    def save(self, file_name, content):
+        """Writes bytes, or what torch.save takes, whole or not at all."""
+        if RANK > 0:
+            return
+        path = f"{self.folder}/{file_name}"
+        try:
+            with open(f"{path}.partial", "wb") as file:
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    torch.save(content, file)
+        except (OSError, RuntimeError) as error:  # a full disk; torch.save hides the first in the second
+            os.remove(f"{path}.partial")
+            raise SystemExit(f"error: {path}: {error.__context__ or error}; what was saved before stands")
+        os.replace(f"{path}.partial", path)
+
+    def finish_budget(self, number, measures, returns):
+        """Keeps what a label budget has reached. returns: (2, episodes), with seen and with unseen videos."""
+        for videos, played in zip(("seen_videos", "unseen_videos"), returns):
+            mean = played.mean().item()
+            score = mean / self.results["reference_return"]
+            measures[videos] = {
+                "return_mean": mean,
+                "return_std": played.std().item(),
+                "normalized_score": score,
+            }
+            measures[videos]["returns"] = played.tolist()
+            self.write_record({"stage": f"eval_{number}", f"eval/return_mean/{videos}": mean})
+        self.results["budgets"][str(number)] = measures
+        self.save_results()
+        self.save_checkpoint(None, 0, {})
+
+    def save_results(self):
+        self.save("results.json", json.dumps(self.results, indent=2).encode())
+
+
+def any_rank(flag, device):
+    flags = torch.tensor(float(flag), device=device)
+    dist.all_reduce(flags)
+    return flags.item() > 0
+
+
+# ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------
+
+EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
+DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos; None means all)
+    "vanilla": (0.0, 0),
+    "easy": (0.1, 4),
+    "medium": (0.2, 8),
+    "hard": (0.3, None),
+    "scale_easy_video_hard": (0.1, None),  # the paper's
+}
+
+
+class DistractingControl(gym.Wrapper):
+    """Pixels before colours, a camera and a background video that drift independently of the physics.
+
+    Observations are uint8 (64, 64, 3); `info` holds dm_control's states, a dictionary. One seed gives the same
+    physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none. videos:
+    uint8 (frames, 160, 160, 3), none for the task's own sky.
+    """
+
+    def __init__(self, env, color_scale, camera_scale, videos):
+        from dm_control.mujoco import Camera
+
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
+        self.color_scale = color_scale
+        self.camera_scale = camera_scale
+        self.videos = videos
+        self.physics = env.unwrapped.physics
+        self.colors = self.physics.model.mat_rgba[:, :3]  # a view: what is written here is rendered
+        self.own_colors = self.colors.copy()
+        if videos:
+            model = self.physics.model
+            hw = videos[0].shape[1]
+            self.sky = model.name2id("skybox", "texture")
+            model.tex_width[self.sky] = hw
+            model.tex_height[self.sky] = 6 * hw
+            start = model.tex_adr[self.sky]
+            texture = model.tex_data[start : start + 6 * hw * hw * 3]
+            self.sky_faces = texture.reshape(6, hw, hw, 3)  # a view, too
+            alpha = 0.3 if model.name == "humanoid" else 1.0  # its ground would hide most of the background
+            self.physics.named.model.mat_rgba["grid", "a"] = alpha
+        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # a new one for each picture is slow
+
+    def reset(self, *, seed=None, options=None):
+        states, _ = self.env.reset(seed=seed, options=options)
+        color_rng, camera_rng, video_rng = np.random.default_rng(seed).spawn(3)
+        own_position = self.physics.data.cam_xpos[0] - self.physics.data.subtree_com[1]
+        self.distractors = zip(
+            walk_colors(color_rng, self.color_scale, self.own_colors),
+            walk_camera(camera_rng, self.camera_scale, own_position),
+            play_to_and_fro(video_rng, self.videos),
+        )
+        return self.draw(), states
+
+    def step(self, action):
+        states, reward, terminated, truncated, _ = self.env.step(action)
+        return self.draw(), reward, terminated, truncated, states
+
+    def draw(self):
+        """The picture of the current state, uint8 (64, 64, 3), under the next step of each distractor."""
+        import mujoco
+
+        self.colors[:], (position, roll), sky = next(self.distractors)
+        if self.videos:
+            self.sky_faces[:] = sky
+            contexts = self.physics.contexts
+            with contexts.gl.make_current() as context:
+                context.call(mujoco.mjr_uploadTexture, self.physics.model.ptr, contexts.mujoco.ptr, self.sky)
+        mujoco.mj_camlight(
+            self.physics.model.ptr, self.physics.data.ptr
+        )  # puts the camera back to its own pose
+        if self.camera_scale > 0:
+            move_camera(self.physics.data, position, roll)
+        return self.camera.render().copy()
+
+
+def walk_colors(rng, s, own_colors):
+    """Yields each material's RGB: uniform within ±s of its own, then drifting within this range."""
+    low = np.clip(own_colors - s, 0, 1)
+    high = np.clip(own_colors + s, 0, 1)
+    colors = rng.uniform(low, high)
+    while True:
+        colors = np.clip(colors, low, high).astype(np.float32)  # as the model keeps them
+        yield colors
+        colors = colors + rng.normal(0, 0.03 * s, colors.shape)
+
+
+def walk_camera(rng, s, own_position):
+    """Yields the camera's position about the agent's centre of mass, in metres, and its roll, in radians.
+
+    Ranges are of (radius, elevation above the horizon, azimuth) about its own position (x, y, z); velocities are
+    metres and radians per step.
+    """
+    radius, elevation, azimuth = to_spherical(own_position)
+    angle = math.pi / 2 * s
+    low = [radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)]
+    high = [radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)]
+    high = np.maximum(low, high)  # for a camera just below the horizon
+    position = to_cartesian(rng.uniform(low, high))
+    velocity = normalized(rng.normal(size=3)) * rng.uniform(0, 0.4 * s)
+    max_roll_velocity = math.pi / 50 * s
+    roll, roll_velocity = rng.uniform(-1, 1, 2) * [angle, max_roll_velocity]
+    unit = s * radius / 4
+    while True:
+        yield position, roll
+        velocity = velocity + rng.normal(0, 0.1 * unit, 3)
+        velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
+        position = to_cartesian(np.clip(to_spherical(position + velocity), low, high))
+        roll_velocity = roll_velocity + rng.normal(0, math.pi / 300 * s)
+        roll_velocity = np.clip(roll_velocity, -max_roll_velocity, max_roll_velocity)
+        roll = np.clip(roll + roll_velocity, -angle, angle)
+
+
+def play_to_and_fro(rng, videos):
+    """Yields the frames of a random video, from a random one on, in a random direction; None without videos."""
+    if not videos:
+        yield from itertools.repeat(None)
+    video = videos[rng.integers(len(videos))]
+    frames = [*video, *video[-2:0:-1]]
+    start = rng.integers(len(frames))
+    while True:
+        yield from frames[start:]
+        start = 0
+
+
+def move_camera(data, position, roll):
+    """Moves camera 0; it looks at the point on its own axis that is as far away as the agent."""
+    agent = data.subtree_com[1]
+    own_position = data.cam_xpos[0]
+    own_axis = data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
+    target = own_position - own_axis * np.linalg.norm(own_position - agent)
+    z = normalized(agent + position - target)
+    x = normalized(np.cross([0, 0, 1], z))
+    y = np.cross(z, x)
+    cos, sin = math.cos(roll), math.sin(roll)
+    data.cam_xpos[0] = agent + position
+    data.cam_xmat[0] = np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
+
+
+def normalized(vector):
+    return vector / np.linalg.norm(vector)
+
+
+def to_spherical(point):
+    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2], whose cut no camera comes near)."""
+    x, y, z = point
+    azimuth = math.atan2(y, x)
+    if azimuth > math.pi / 2:
+        azimuth -= 2 * math.pi
+    return np.array([np.linalg.norm(point), math.atan2(z, math.hypot(x, y)), azimuth])
+
+
+def to_cartesian(position):
+    radius, elevation, azimuth = position
+    x = math.cos(elevation) * math.cos(azimuth)
+    y = math.cos(elevation) * math.sin(azimuth)
+    return radius * np.array([x, y, math.sin(elevation)])
+
+
+def make_env(task, difficulty, backgrounds, split):
+    """A dm_control task under a difficulty's distractors, with the videos of a split in backgrounds/<split>/*.npy."""
+    scale = DIFFICULTIES[difficulty][0]
+    return DistractingControl(load_task(task), scale, scale, load_videos(backgrounds, split, difficulty))
+
+
+def load_task(task):
+    """A dm_control task through Shimmy, with buffers and shadows no larger than 64×64 pictures need."""
+    # imported here: dm_control binds to the OpenGL that MUJOCO_GL names when it is first imported
+    import absl.logging
     import shimmy
     from dm_control import suite
 
     absl.logging.set_verbosity("error")  # deprecations in dm_control's own XML
     env = shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
     visual = env.unwrapped.physics.model.vis
-    visual.global_.offwidth = visual.global_.offheight = IMG_HW
-    visual.quality.shadowsize, visual.quality.numslices, visual.quality.numstacks = 256, 12, 8
+    visual.global_.offwidth = IMG_HW
+    visual.global_.offheight = IMG_HW
+    visual.quality.shadowsize = 256  # MuJoCo's 2048² take most of the time
+    visual.quality.numslices = 12
+    visual.quality.numstacks = 8
     return env
 
 
-class DistractingControl(gym.Wrapper):
-    """Pixels, uint8 (64, 64, 3), before colours, a camera and a background video that drift independently of the physics.
-
-    info: dm_control's states, a dictionary. One seed gives the same physics, colours, camera and background. color_scale,
-    camera_scale: s of DIFFICULTIES, 0 for none. videos: uint8 (frames, 160, 160, 3), none for the task's own sky. A camera position
-    is (radius in metres, elevation above the horizon and azimuth in radians) about the agent's centre of mass.
-    """
-
-    def __init__(self, env: gym.Env, color_scale: float, camera_scale: float, videos: list[np.ndarray]):
-        from dm_control.mujoco import Camera
-
-        super().__init__(env)
-        self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
-        self.color_scale, self.camera_scale, self.videos = color_scale, camera_scale, videos
-        self.physics, self.model, self.data = env.unwrapped.physics, env.unwrapped.physics.model, env.unwrapped.physics.data
-        self.own_colors = self.model.mat_rgba[:, :3].copy()
-        if videos:
-            self.sky, hw = self.model.name2id("skybox", "texture"), videos[0].shape[1]
-            start, self.model.tex_width[self.sky], self.model.tex_height[self.sky] = self.model.tex_adr[self.sky], hw, 6 * hw
-            self.sky_faces = self.model.tex_data[start : start + 6 * hw * hw * 3].reshape(6, hw, hw, 3)  # a view
-            humanoid = self.model.name == "humanoid"  # whose ground would hide most of the background
-            self.physics.named.model.mat_rgba["grid", "a"] = 0.3 if humanoid else 1.0
-        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # kept: a new one for each picture costs a third more
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        states, _ = self.env.reset(seed=seed, options=options)
-        self.color_rng, self.camera_rng, self.background_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
-        self.color_low, self.color_high = (np.clip(self.own_colors + s, 0, 1) for s in (-self.color_scale, self.color_scale))
-        self.model.mat_rgba[:, :3] = self.color_rng.uniform(self.color_low, self.color_high)
-        s, angle = self.camera_scale, math.pi / 2 * self.camera_scale
-        radius, elevation, azimuth = to_spherical(self.data.cam_xpos[0] - self.data.subtree_com[1])
-        self.camera_low = np.array([radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)])
-        self.camera_high = np.array([radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)])
-        self.camera_high = np.maximum(self.camera_low, self.camera_high)  # for a camera just below the horizon
-        self.camera_position = self.camera_rng.uniform(self.camera_low, self.camera_high)
-        self.own_radius, direction = radius, self.camera_rng.normal(size=3)
-        self.velocity = direction / np.linalg.norm(direction) * self.camera_rng.uniform(0, 0.4 * s)  # metres per step
-        self.roll, self.roll_velocity = self.camera_rng.uniform(-1, 1, 2) * [angle, math.pi / 50 * s]  # radians, radians per step
-        if self.videos:  # played to and fro from a random frame in a random direction
-            self.video = self.videos[self.background_rng.integers(len(self.videos))]
-            self.video_period = max(2 * len(self.video) - 2, 1)
-            self.video_time = int(self.background_rng.integers(self.video_period))
-        return self.render(), states
-
-    def step(self, action: np.ndarray):
-        states, reward, terminated, truncated, _ = self.env.step(action)
-        colors = self.model.mat_rgba[:, :3] + self.color_rng.normal(0, 0.03 * self.color_scale, self.own_colors.shape)
-        self.model.mat_rgba[:, :3] = np.clip(colors, self.color_low, self.color_high)
-        s, unit = self.camera_scale, self.camera_scale * self.own_radius / 4
-        velocity = self.velocity + self.camera_rng.normal(0, 0.1 * unit, 3)
-        self.velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
-        position = to_spherical(to_cartesian(self.camera_position) + self.velocity)
-        self.camera_position = np.clip(position, self.camera_low, self.camera_high)
-        roll_velocity = self.roll_velocity + self.camera_rng.normal(0, math.pi / 300 * s)
-        self.roll_velocity = np.clip(roll_velocity, -math.pi / 50 * s, math.pi / 50 * s)
-        self.roll = np.clip(self.roll + self.roll_velocity, -math.pi / 2 * s, math.pi / 2 * s)
-        self.video_time = (self.video_time + 1) % self.video_period if self.videos else None
-        return self.render(), reward, terminated, truncated, states
-
-    def render(self) -> np.ndarray:
-        """The picture of the current state, uint8 (64, 64, 3), from camera 0 as the distractors have moved it."""
-        import mujoco
-
-        if self.videos:
-            turn = len(self.video) - 1
-            self.sky_faces[:] = self.video[turn - abs(turn - self.video_time)]
-            contexts = self.physics.contexts
-            with contexts.gl.make_current() as context:
-                context.call(mujoco.mjr_uploadTexture, self.model.ptr, contexts.mujoco.ptr, self.sky)
-        mujoco.mj_camlight(self.model.ptr, self.data.ptr)  # the undisturbed pose, which the next line overwrites
-        if self.camera_scale > 0:
-            self.data.cam_xpos[0], self.data.cam_xmat[0] = self.camera_pose()
-        return self.camera.render().copy()
-
-    def camera_pose(self) -> tuple[np.ndarray, np.ndarray]:
-        """Position (3,) and orientation (9,): it looks at the point on its undisturbed axis that is as far away as the agent."""
-        agent, own_position = self.data.subtree_com[1], self.data.cam_xpos[0]
-        own_axis = self.data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
-        target = own_position - own_axis * np.linalg.norm(own_position - agent)
-        position = agent + to_cartesian(self.camera_position)
-        z = (position - target) / np.linalg.norm(position - target)
-        x = np.cross([0, 0, 1], z) / np.linalg.norm(np.cross([0, 0, 1], z))
-        y, cos, sin = np.cross(z, x), math.cos(self.roll), math.sin(self.roll)
-        return position, np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
-
-
-def to_spherical(point: np.ndarray) -> np.ndarray:
-    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2]): the cut lies where no camera of the suite goes."""
-    elevation, azimuth = math.atan2(point[2], math.hypot(point[0], point[1])), math.atan2(point[1], point[0])
-    return np.array([np.linalg.norm(point), elevation, azimuth - 2 * math.pi if azimuth > math.pi / 2 else azimuth])
-
-
-def to_cartesian(position: np.ndarray) -> np.ndarray:
-    radius, elevation, azimuth = position
-    x, y, z = math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)
-    return radius * np.array([x, y, z])
-
-
-def load_videos(backgrounds: Path, split: str, difficulty: str) -> list[np.ndarray]:
-    """Background videos, uint8 (frames, 160, 160, 3), memory-mapped: all of "val", as many of "train" as the difficulty says."""
-    number, files = DIFFICULTIES[difficulty][1], sorted((backgrounds / split).glob("*.npy"))
+def load_videos(backgrounds, split, difficulty):
+    """Background videos, uint8 (frames, 160, 160, 3), mapped: all of "val", of "train" as many as the difficulty says."""
+    number = DIFFICULTIES[difficulty][1]
+    files = sorted(Path(backgrounds, split).glob("*.npy"))
     if number != 0 and not files:
+        where = Path(backgrounds, split)
         raise SystemExit(
-            f"error: no videos (*.npy) in {backgrounds / split}; collect_data.py makes some, --eval.backgrounds says where"
+            f"error: no videos (*.npy) in {where}; collect_data.py makes some, --eval.backgrounds says where"
         )
-    return [np.load(file, mmap_mode="r") for file in files[: number if split == "train" or number == 0 else None]]
-
-
-def make_env(task: str, difficulty: str, backgrounds: Path, split: str) -> DistractingControl:
-    scale, videos = DIFFICULTIES[difficulty][0], load_videos(backgrounds, split, difficulty)
-    return DistractingControl(load_task(task), scale, scale, videos)
+    if split == "train" or number == 0:
+        files = files[:number]
+    return [np.load(file, mmap_mode="r") for file in files]
 
 
 def pick_rendering_backend():
-    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or on Mesa, else OSMesa. A choice of the user's stands."""
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the worker itself: threads for 64×64 pixels only cost
+    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or Mesa, else OSMesa; a user's choice stands."""
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the worker: its threads only cost at 64×64
     if "MUJOCO_GL" in os.environ:
         return
     probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
-    for os.environ["MUJOCO_GL"] in ("egl", "osmesa"):
+    for backend in ("egl", "osmesa"):
+        os.environ["MUJOCO_GL"] = backend
         if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
             return
-    raise SystemExit("error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6")
+    raise SystemExit(
+        "error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6"
+    )
 
 
-EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
-# returns of the paper's BC on all labels, with and without distractors (Table 3)
-BC_RETURNS = {"cheetah-run": (823, 840), "walker-run": (749, 735), "hopper-hop": (253, 300), "humanoid-walk": (428, 601)}
+# ---- Evaluation --------------------------------------------------------------------------------------------
+
+BC_RETURNS = {  # of the paper's BC on all labels, with and without distractors (Table 3)
+    "cheetah-run": (823, 840),
+    "walker-run": (749, 735),
+    "hopper-hop": (253, 300),
+    "humanoid-walk": (428, 601),
+}
 
 
-def play_episodes(pipe, task: str, difficulty: str, backgrounds: Path, frame_stack: int, episodes: list[tuple[str, int]]):
-    """A worker process: steps its environments together, one action array (n, A) in, one (obs, rewards) out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
-    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
-    envs = [make_env(task, difficulty, backgrounds, split) for split, _ in episodes]
-    envs = [gym.wrappers.FrameStackObservation(env, frame_stack, padding_type="reset") for env in envs]
-    pipe.send((np.stack([env.reset(seed=seed)[0] for env, (_, seed) in zip(envs, episodes)]), np.zeros(len(envs))))
-    for _ in range(EPISODE_LENGTH):
-        steps = [env.step(action) for env, action in zip(envs, pipe.recv())]
-        pipe.send((np.stack([step[0] for step in steps]), np.array([step[1] for step in steps])))
-
-
-def evaluate(args: Args, data: Dataset, actor: Actor, decoder: nn.Module, film: Path) -> dict:
-    """Greedy episodes in the data's task, with seen and with unseen videos, all in one batch: returns, and a film of the first."""
-    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes)  # not those of the data
-    seeds, pipes, frames = np.array_split(seeds, WORLD_SIZE)[RANK].tolist(), [], []
-    episodes = [(split, seed) for split in ("train", "val") for seed in seeds]
-    parts, context = np.array_split(np.arange(len(episodes)), args.eval.num_workers), multiprocessing.get_context("spawn")
-    for part in filter(len, parts):
-        pipe, worker_pipe = context.Pipe()
-        settings = data.task, data.difficulty, args.eval.backgrounds, args.frame_stack, [episodes[i] for i in part]
-        context.Process(target=play_episodes, args=(worker_pipe, *settings), daemon=True).start()
+def evaluate(args, data, actor, decoder, film):
+    """Returns of greedy episodes in the data's task, before seen and unseen videos, all in one batch: (2, episodes)."""
+    seeds = (
+        np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes).tolist()
+    )  # not the data's
+    episodes = [("train", seed) for seed in seeds] + [("val", seed) for seed in seeds]
+    parts = np.array_split(np.arange(len(episodes)), min(args.eval.num_workers, len(episodes)))
+    spawn = multiprocessing.get_context("spawn")
+    pipes = []
+    for part in parts:
+        pipe, worker_pipe = spawn.Pipe()
+        settings = (worker_pipe, args, data.task, data.difficulty, [episodes[i] for i in part])
+        spawn.Process(target=play_episodes, args=settings, daemon=True).start()
         worker_pipe.close()
         pipes.append(pipe)
     returns = np.zeros(len(episodes))
+    pictures = []
     try:
-        for step in tqdm(range(EPISODE_LENGTH + 1), "evaluation, seen and unseen videos", unit="step", disable=RANK > 0):
-            observations, rewards = map(np.concatenate, zip(*(pipe.recv() for pipe in pipes)))
+        for step in tqdm(range(EPISODE_LENGTH + 1), "evaluation, seen and unseen videos", unit="step"):
+            answers = [pipe.recv() for pipe in pipes]
+            observations, rewards = map(np.concatenate, zip(*answers))
             returns += rewards
-            if step % 4 == 0 and step < 400:  # above with seen, below with unseen videos
-                frames.append(np.concatenate([np.concatenate(row[:4, -1], axis=1) for row in np.split(observations, 2)]))
+            if step % 4 == 0 and step < 400:  # two episodes with seen videos, two with unseen ones
+                pictures.append(np.concatenate(observations[[0, 1, -2, -1], -1], axis=1))
             with torch.no_grad(), args.autocast():
-                actions = decoder(actor(to_input(torch.from_numpy(observations).to(args.device), args.dtype)))
-            for pipe, part in zip(pipes, parts if step < EPISODE_LENGTH else ()):
+                actions = decoder(actor(to_input(torch.from_numpy(observations), args)))
+            for pipe, part in zip(pipes, parts):
                 pipe.send(actions[part].float().clamp(-1, 1).cpu().numpy())
     except (EOFError, ConnectionError):
         raise SystemExit("error: an evaluation worker died; its message is above")
-    if RANK == 0:
-        imageio.imwrite(film, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
-    returns = [returns.reshape(2, -1)] * WORLD_SIZE
-    if WORLD_SIZE > 1:
-        dist.all_gather_object(returns, returns[RANK])
-    parts = zip(("seen_videos", "unseen_videos"), np.concatenate(returns, 1))
-    return {name: dict(return_mean=float(x.mean()), return_std=float(x.std()), returns=x.tolist()) for name, x in parts}
+    imageio.imwrite(film, np.stack(pictures).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
+    return np.split(returns, 2)
 
 
-def start_process(args: Args):
-    """Has glibc keep freed memory: to map it anew at each step costs a CPU a quarter of its time. Connects torchrun's ranks."""
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        _ = mallopt(-4, 0), mallopt(-1, 2**31 - 1)  # M_MMAP_MAX: large blocks come from the heap; M_TRIM_THRESHOLD: its end stays
-    on_gpu = torch.device(args.device).type == "cuda"
-    if on_gpu and not torch.cuda.is_available() or args.data_device == "gpu" and not on_gpu:
-        raise SystemExit(f"error: --device {args.device} --data-device {args.data_device}: no GPU here, or it is not the device")
+def play_episodes(pipe, args, task, difficulty, episodes):
+    """A worker process: steps its environments together, sends (observations, rewards), gets actions (n, A)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
+    splits, seeds = zip(*episodes)
+    makers = [functools.partial(make_stacked_env, args, task, difficulty, split) for split in splits]
+    envs = gym.vector.SyncVectorEnv(makers)
+    observations, _ = envs.reset(seed=list(seeds))
+    rewards = np.zeros(len(seeds))
+    with contextlib.suppress(EOFError, ConnectionError):  # the main process has ended
+        while True:
+            pipe.send((observations, rewards))
+            observations, rewards, *_ = envs.step(pipe.recv())
+
+
+def make_stacked_env(args, task, difficulty, split):
+    env = make_env(task, difficulty, args.eval.backgrounds, split)
+    return gym.wrappers.FrameStackObservation(env, args.frame_stack, padding_type="reset")
+
+
+def print_table(results):
+    """What each label budget has reached: the IDM's error as MSE / Var(a), returns, normalised scores."""
+    print("\n| labelled | videos | IDM's action | return | score |\n|---|---|---|---|---|")
+    for number, budget in results["budgets"].items():
+        for videos in ("seen_videos", "unseen_videos"):
+            error = budget["idm"][f"idm_mse_over_var/{videos}"]
+            played = budget[videos]
+            returns = f"{played['return_mean']:.1f} ± {played['return_std']:.1f}"
+            print(f"| {number} | {videos} | {error:.3f} | {returns} | {played['normalized_score']:.3f} |")
+
+
+# ---- Main --------------------------------------------------------------------------------------------------
+
+
+def start_process(args):
+    """Has glibc keep freed memory: to map it anew at each step costs a CPU a quarter of its time. Connects the ranks."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: whose end stays
+    if not HAS_GPU and "cpu" not in args.device or args.data_device == "gpu" and "cpu" in args.device:
+        raise SystemExit(f"error: --device {args.device} --data-device {args.data_device}: no GPU here")
     if WORLD_SIZE > 1:
-        if on_gpu:
+        if HAS_GPU:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group(timeout=datetime.timedelta(hours=2))  # the others wait while the first measures
-        sys.stdout = sys.stdout if RANK == 0 else open(os.devnull, "w")  # noqa: SIM115 open as long as the process
+        dist.init_process_group(
+            timeout=datetime.timedelta(hours=2)
+        )  # the others wait while the first evaluates
 
 
-def parse_args(argv: list[str]) -> Args:
-    """The command line: a preset's name first, paper if there is none; --resume brings the run's own command line back."""
-    argv = argv if argv and not argv[0].startswith("-") else ["paper", *argv]
-    presets = {name: (f"{about}; presets: {', '.join(PRESETS)}\n\n{__doc__}", args) for name, (about, args) in PRESETS.items()}
-    args = tyro.extras.overridable_config_cli(presets, args=argv, prog=Path(__file__).name)
-    if not args.resume:
-        return args
-    if len(argv) > 3 or not all((args.resume / name).exists() for name in ("args.json", Path(__file__).name)):
-        raise SystemExit(f"error: --resume {args.resume}: takes the folder of a run of {Path(__file__).name} and nothing else")
-    return dataclasses.replace(parse_args(json.loads((args.resume / "args.json").read_text())["argv"]), resume=args.resume)
+def parse_args(argv):
+    """The command line: a preset's name first, paper if there is none. --resume brings the run's arguments back."""
+    if not argv or argv[0].startswith("-"):
+        argv = ["paper", *argv]
+    if argv[0] not in PRESETS:
+        raise SystemExit(f"error: no preset {argv[0]!r}: there are {', '.join(PRESETS)}")
+    args = tyro.extras.overridable_config_cli(PRESETS, args=argv, prog=SCRIPT.name)
+    if args.resume:
+        own_script = Path(f"{args.resume}/{SCRIPT.name}")
+        if not own_script.exists() or not os.path.exists(f"{args.resume}/args.json"):
+            raise SystemExit(f"error: --resume {args.resume}: not the folder of a run of {SCRIPT.name}")
+        for word in argv[1:]:
+            if word.startswith("--") and not word.replace("-", "_").split("=")[0].endswith(OF_THIS_MACHINE):
+                raise SystemExit(
+                    f"error: {word} with --resume: a run goes on with the arguments it began with"
+                )
+        if own_script.read_bytes() != SCRIPT.read_bytes() and not args.accept_edited_script:
+            raise SystemExit(
+                f"error: {SCRIPT} is not {own_script}, with which this run began; continue with that one, "
+                f"`python {own_script} --resume {args.resume}`, or give --accept-edited-script"
+            )
+        with open(f"{args.resume}/args.json") as file:
+            restore(args, json.load(file))
+    return args
 
 
-# differs: stage 1 draws its batches from the labels
-def load_data(args: Args) -> tuple[Dataset, Dataset, Dataset]:
-    """Data, labelled data and evaluation data. Refuses what would fail only after hours; finds the background videos."""
-    data = Dataset(args.data, args.device, args.trajectories_per_file, args.data_device)
-    labeled_data = Dataset(args.labeled_data, args.device) if args.labeled_data else data
-    beside = [str(path.with_name("val".join(path.name.rsplit("train", 1)))) for path in labeled_data.paths]
-    eval_data, *_ = (Dataset(paths, args.device) for paths in (args.eval_data or beside, *((path,) for path in args.twin_data)))
-    source, budgets = labeled_data.paths[0], args.num_labeled_trajectories or (0,)
-    if labeled_data.task not in BC_RETURNS or labeled_data.actions.isnan().any():
-        raise SystemExit(f"error: {source} holds no actions of one of the four tasks; give --labeled-data")
-    sizes = args.idm.batch_size, args.bc.batch_size, args.idm.future_obs_offset, args.log_interval, args.trajectories_per_file or 1
-    if min(*budgets, *sizes, args.eval.num_episodes // WORLD_SIZE, args.eval.num_workers) < 1 or args.seed < 0:
-        raise SystemExit("error: label budgets, sizes and numbers of episodes, workers and trajectories start at 1, --seed at 0")
-    if math.gcd(*sizes[:2]) % WORLD_SIZE:
+OF_THIS_MACHINE = ("resume", "accept_edited_script", "device", "data_device", "compile", "num_workers")
+
+
+def restore(args, values):
+    """Takes over the arguments that the run began with, but for those of this machine."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            restore(getattr(args, name), value)
+        elif name not in OF_THIS_MACHINE:
+            setattr(args, name, value)
+
+
+def load_data(args):
+    """Data, labelled data and evaluation data. Refuses what would fail only after hours; finds background videos."""
+    labeled_data = Dataset(args.labeled_data or args.data, args)
+    data = Dataset(args.data, args, labeled_data.task, args.trajectories_per_file, args.data_device)
+    source = labeled_data.paths[0]
+    beside = ["val".join(path.rsplit("train", 1)) for path in labeled_data.paths]
+    eval_data = Dataset(args.eval_data or beside, args)
+    budgets = args.num_labeled_trajectories
+    batch_sizes = (args.idm.batch_size, args.bc.batch_size)
+    if min(*budgets, *batch_sizes, args.eval.num_episodes, args.eval.num_workers, args.log_interval) < 1:
+        raise SystemExit(
+            "error: label budgets, batch sizes and numbers of episodes, workers, updates start at 1"
+        )
+    if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
-    if max(budgets) > (n := labeled_data.num_trajectories):
-        raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: {source} has {n} trajectories")
-    if len(labeled_data.transitions(labeled_data.shuffle[: min(budgets)])) < args.idm.batch_size:
-        raise SystemExit(f"error: {min(budgets)} labelled trajectories do not fill a batch of {args.idm.batch_size}")
-    if len(data.transitions()) < max(sizes[:2]) or min(data.num_trajectories, labeled_data.num_trajectories) < 2:
-        raise SystemExit(f"error: {data.paths[0]} does not fill a batch of {max(sizes[:2])} or has one trajectory: collect more")
-    if eval_data.task != labeled_data.task or set(eval_data.paths) & {*data.paths, *labeled_data.paths}:
-        raise SystemExit(f"error: no evaluation file of {labeled_data.task} beside {source}; give --eval-data")
-    _ = [path.stat() for path in (args.idm.checkpoint, args.bc.checkpoint) if path]  # or an error that names it
-    args.eval.backgrounds = args.eval.backgrounds or source.parent / labeled_data.attributes.get("backgrounds", "backgrounds")
+    if len(set(labeled_data.tasks)) > 1:
+        raise SystemExit(f"error: the data are of {labeled_data.tasks}: give --labeled-data of one task")
+    if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
+        raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
+    if len(data.transitions(data.shuffle)) < max(batch_sizes) or len(data.shuffle) < 2:
+        raise SystemExit(f"error: {data.paths[0]} does not fill a batch, or has one trajectory: collect more")
+    fewest = labeled_data.transitions(labeled_data.shuffle[: min(budgets)])
+    if len(fewest) < args.idm.batch_size:
+        raise SystemExit(
+            f"error: {min(budgets)} labelled trajectories do not fill a batch of {args.idm.batch_size}"
+        )
+    if eval_data.task != labeled_data.task or {*eval_data.paths} & {*data.paths, *labeled_data.paths}:
+        raise SystemExit(
+            f"error: no evaluation file of {labeled_data.task} beside {source}; give --eval-data"
+        )
+    videos = labeled_data.attributes.get("backgrounds", "backgrounds")
+    args.eval.backgrounds = args.eval.backgrounds or f"{os.path.dirname(source)}/{videos}"
     for split in ("train", "val"):
         load_videos(args.eval.backgrounds, split, labeled_data.difficulty)
     return data, labeled_data, eval_data
 
 
-# differs: clones the labels of the IDM
-def main(args: Args):
+def describe(args, data):
+    """What results.json says of the run itself. A reference_return counts as a score of 1."""
+    return {
+        "script": SCRIPT.name,
+        "task": data.task,
+        "difficulty": data.difficulty,
+        "seed": args.seed,
+        "dataset_return": round(float(np.mean(data.returns)), 2),
+        "random_return": round(float(data.attributes.get("random_return", math.nan)), 2),
+        "reference_return": args.eval.reference_return
+        or BC_RETURNS.get(data.task, (None, None))[data.difficulty == "vanilla"],
+    }
+
+
+def main(args):
     start_process(args)
-    data, labeled_data, _ = load_data(args)  # before the training, not after it
+    data, labeled_data, eval_data = load_data(args)  # before the training, not after it
+    if labeled_data.task not in BC_RETURNS or not labeled_data.has_actions:
+        source = labeled_data.paths[0]
+        raise SystemExit(f"error: {source} holds no actions of one of the four tasks; give --labeled-data")
     pick_rendering_backend()
     run = Run(args, labeled_data.task)
-    print(f"run folder: {run.folder}")
-    results = {"script": Path(__file__).name, "task": labeled_data.task, "difficulty": labeled_data.difficulty, "seed": args.seed}
-    results["dataset_return"] = round(labeled_data.returns.mean().item(), 2)
-    results["random_return"] = round(float(labeled_data.attributes.get("random_return", math.nan)), 2)
-    table_3 = BC_RETURNS.get(labeled_data.task, (math.nan, math.nan))[labeled_data.difficulty == "vanilla"]
-    results |= {"reference_return": args.eval.reference_return or table_3, "budgets": run.saved["budgets"]}
+    run.results |= describe(args, labeled_data)
+    probed_data = data if {*data.tasks} == {*labeled_data.tasks} else labeled_data
     for number in args.num_labeled_trajectories:
-        if str(number) in results["budgets"]:  # a resumed run has finished it
+        if str(number) in run.results["budgets"]:  # a resumed run has finished it
             continue
         index = labeled_data.transitions(labeled_data.shuffle[:number])
         idm = train_idm(args, labeled_data, index, f"idm_{number}", run)
-        budget = {"idm": measure(args, run.folder / f"idm_{number}.pt")}
+        if RANK == 0:
+            errors = held_out_error(args, idm, probed_data, eval_data)
+            print(f"IDM with {number} labelled trajectories: {errors}")
         actor = train_actor(args, data, idm, f"bc_{number}", run)
-        budget |= evaluate(args, labeled_data, actor, nn.Identity(), run.folder / f"rollout_{number}.gif")
-        for name in ("seen_videos", "unseen_videos"):
-            budget[name]["normalized_score"] = budget[name]["return_mean"] / results["reference_return"]
-            run.log({"stage": f"eval_{number}", f"eval/return_mean/{name}": budget[name]["return_mean"]})
-        results["budgets"][str(number)] = budget
-        write_whole(run.folder / "results.json", lambda file: file.write(json.dumps(results, indent=2).encode()))
-        run.finish(f"eval_{number}")
-    table = [sys.executable, Path(__file__).parent / "benchmark/table.py", run.folder]
-    print(subprocess.run(table, stdout=subprocess.PIPE, text=True).stdout)
+        if RANK == 0:
+            returns = evaluate(args, labeled_data, actor, nn.Identity(), f"{run.folder}/rollout_{number}.gif")
+            run.finish_budget(number, {"idm": errors}, returns)
+    if RANK == 0:
+        print_table(run.results)
 
 
 if __name__ == "__main__":

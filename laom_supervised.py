@@ -81,6 +81,7 @@ class LAMArgs:
     warmup_epochs: float = 3  # epochs in which the learning rate rises linearly from zero
     future_obs_offset: int = 10  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (Section 4)
     latent_action_dim: int = 8192  # size of z
+    quantizer: Literal["none", "fsq"] = "none"  # of z: finite scalar quantisation to -1 and 1 (Figure 12c)
     encoder_scale: int = 6  # the encoder's three blocks have (16, 32, 32) times as many channels
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
     act_head_dim: int = 1024  # width of the IDM's layers
@@ -130,10 +131,8 @@ class Args:
     trajectories_per_file: int | None = None  # take so many from each file of the data (Figure 10: 1666)
     labeled_data: tuple[
         str, ...
-    ] = ()  # files of labelled trajectories, perhaps of another task; else the data
-    eval_data: tuple[
-        str, ...
-    ] = ()  # files with unseen videos; else those named …val… beside the labelled ones
+    ] = ()  # files of labelled trajectories, else the data; perhaps another task's
+    eval_data: tuple[str, ...] = ()  # files with unseen videos; else those named …val… beside the labelled
     num_labeled_trajectories: tuple[int, ...] = (128,)  # label budgets: the first n of one fixed shuffle
     seed: int = 0  # of weights, batches and augmentation
     frame_stack: int = 3  # frames per observation, oldest first
@@ -258,6 +257,7 @@ class LAM(nn.Module):
         self.idm = Head(2 * embedding_dim, 2 * embedding_dim, args.act_head_dim, z_dim)
         self.fdm = Head(embedding_dim + z_dim, z_dim, args.obs_head_dim, embedding_dim)
         self.action_head = nn.Linear(z_dim, action_dim)
+        self.quantizer = args.quantizer
         self.apply(init_weights)
 
     def embed(self, obs, future_obs):  # (B, 9, 64, 64) twice → e_t, e_{t+k} (B, E)
@@ -265,13 +265,20 @@ class LAM(nn.Module):
 
     def infer(self, obs_embedding, future_embedding):  # e_t, e_{t+k} (B, E) → z (B, Z)
         pair = torch.cat([obs_embedding, future_embedding], -1)
-        return self.idm(pair, condition=pair)
+        z = self.idm(pair, pair)
+        return quantize(z) if self.quantizer == "fsq" else z
 
     def predict(self, obs_embedding, latent_action):  # e_t (B, E), z (B, Z) → e_{t+1} (B, E)
-        return self.fdm(torch.cat([obs_embedding, latent_action], -1), condition=latent_action)
+        return self.fdm(torch.cat([obs_embedding, latent_action], -1), latent_action)
 
     def forward(self, obs, future_obs):  # latent actions for relabelling: (B, Z)
         return self.infer(*self.embed(obs, future_obs))
+
+
+def quantize(z):
+    """Finite scalar quantisation with two levels, -1 and 1 (Mentzer et al., 2023); gradients pass straight through."""
+    z = torch.tanh(z.float())
+    return z + (torch.where(z > 0, 1.0, -1.0) - z).detach()
 
 
 class Probes(nn.Module):
@@ -958,8 +965,11 @@ class Run:
             measures[videos]["returns"] = played.tolist()
             self.write_record({"stage": f"eval_{number}", f"eval/return_mean/{videos}": mean})
         self.results["budgets"][str(number)] = measures
-        self.save("results.json", json.dumps(self.results, indent=2).encode())
+        self.save_results()
         self.save_checkpoint(None, 0, {})
+
+    def save_results(self):
+        self.save("results.json", json.dumps(self.results, indent=2).encode())
 
 
 def any_rank(flag, device):
@@ -1339,7 +1349,7 @@ def load_data(args):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
     if len(set(labeled_data.tasks)) > 1:
         raise SystemExit(f"error: the data are of {labeled_data.tasks}: give --labeled-data of one task")
-    if max(budgets) > len(labeled_data.shuffle):
+    if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
     if len(data.transitions(data.shuffle)) < max(batch_sizes) or len(data.shuffle) < 2:
         raise SystemExit(f"error: {data.paths[0]} does not fill a batch, or has one trajectory: collect more")
@@ -1363,7 +1373,7 @@ def describe(args, data):
         "seed": args.seed,
         "dataset_return": round(float(np.mean(data.returns)), 2),
         "random_return": round(float(data.attributes.get("random_return", math.nan)), 2),
-        "reference_return": args.eval.reference_return or BC_RETURNS[data.task][data.difficulty == "vanilla"],
+        "reference_return": args.eval.reference_return or BC_RETURNS.get(data.task, (None, None))[data.difficulty == "vanilla"],
     }
 
 
@@ -1376,13 +1386,14 @@ def main(args):
     pick_rendering_backend()
     run = Run(args, labeled_data.task)
     run.results |= describe(args, labeled_data)
+    probed_data = data if {*data.tasks} == {*labeled_data.tasks} else labeled_data
     for number in args.num_labeled_trajectories:
         if str(number) in run.results["budgets"]:  # a resumed run has finished it
             continue
         index = labeled_data.transitions(labeled_data.shuffle[:number])
         lam = train_lam(args, data, labeled_data, index, f"lam_{number}", run)
         if RANK == 0:
-            latent_actions = held_out_probe(args, lam, labeled_data, eval_data)
+            latent_actions = held_out_probe(args, lam, probed_data, eval_data)
             print(f"latent actions with {number} labelled trajectories: {latent_actions}")
         actor = train_actor(args, data, lam, f"bc_{number}", run)
         decoder = train_decoder(args, labeled_data, index, actor, f"decoder_{number}", run)
