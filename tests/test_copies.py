@@ -1,8 +1,10 @@
 """Same name, same code: what stands at the top level of more than one script is textually equal in all of them.
 
-A copy that differs on purpose has a line above it, `# differs: <why>`. Copies with one reason agree with each other, and a mark
-where nothing differs is an error. To spread an edited copy to the other scripts that share it:
+Copies that differ on purpose stand in REASONS, each with its reason. Copies with one reason agree with each other, and so do
+all that have none; an entry where nothing differs is an error. To see what disagrees, and to spread an edited copy to the
+other scripts whose copies have its reason:
 
+    python tests/test_copies.py
     python tests/test_copies.py laom.py Actor
 """
 
@@ -13,102 +15,120 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("collect_data.py", "lapo.py", "laom.py", "laom_supervised.py", "idm.py", "bc.py")
+
+# name → script → why its copy differs
+REASONS: dict[str, dict[str, str]] = {}
+
+
+def read_scripts() -> dict[str, str]:
+    """The text of each script, by its path in the repository."""
+    paths = [*ROOT.glob("*.py"), ROOT / "experts/train_expert.py", *ROOT.glob("variants/*.py")]
+    return {str(path.relative_to(ROOT)): path.read_text() for path in sorted(paths)}
 
 
 def definitions(source: str) -> dict[str, tuple[int, int]]:
     """Top-level functions, classes and constants: name → lines [start, end), with decorators and the comments above."""
     lines, found = source.split("\n"), {}
     for node in ast.parse(source).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
             name = node.name
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], (ast.Name, ast.Tuple)):
-            name = ast.unparse(node.targets[0])
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if not isinstance(target, ast.Name | ast.Tuple):
+                continue
+            name = ast.unparse(target)
         else:
             continue
-        start = min([node.lineno] + [decorator.lineno for decorator in getattr(node, "decorator_list", [])]) - 1
+        decorators = getattr(node, "decorator_list", [])
+        start = min([node.lineno, *(decorator.lineno for decorator in decorators)]) - 1
         while lines[start - 1].startswith("#") and not lines[start - 1].startswith("# ----"):
             start -= 1
         found[name] = (start, node.end_lineno)
     return found
 
 
-def split_mark(text: str) -> tuple[str | None, str]:
-    """A definition's reason to differ, if it has one, and its text without the mark."""
-    mark = re.search(r"^# differs: (.+)\n", text, re.MULTILINE)
-    return (mark[1], text.replace(mark[0], "")) if mark else (None, text)
-
-
-def find_copies(sources: dict[str, str]) -> dict[str, dict[str, tuple[str | None, str]]]:
-    """name → script → (reason, text), for the names that stand in more than one script."""
+def find_copies(sources: dict[str, str]) -> dict[str, dict[str, str]]:
+    """name → script → text, for the names that stand in more than one script."""
     copies = defaultdict(dict)
     for script, source in sources.items():
         for name, (start, end) in definitions(source).items():
-            copies[name][script] = split_mark("\n".join(source.split("\n")[start:end]))
+            copies[name][script] = "\n".join(source.split("\n")[start:end])
     return {name: places for name, places in copies.items() if len(places) > 1}
 
 
-def find_faults(sources: dict[str, str]) -> list[str]:
-    faults = []
-    for name, places in find_copies(sources).items():
-        groups = defaultdict(dict)
-        for script, (reason, text) in places.items():
-            groups[reason][script] = text
-        for reason, texts in groups.items():
-            if len(set(texts.values())) > 1:
-                faults.append(f"{name} differs in {', '.join(texts)}" + (f" despite one reason: {reason}" if reason else ""))
-        if len(groups) > 1 and len({text for _, text in places.values()}) == 1:
-            faults.append(f"{name} is marked as different but is the same in {', '.join(places)}")
+def find_faults(sources: dict[str, str], reasons: dict[str, dict[str, str]]) -> list[str]:
+    faults, copies = [], find_copies(sources)
+    for name, places in copies.items():
+        why = reasons.get(name, {})
+        groups = defaultdict(list)  # reason → scripts
+        for script in places:
+            groups[why.get(script)].append(script)
+        for reason, scripts in groups.items():
+            equal = defaultdict(list)  # text → scripts
+            for script in scripts:
+                equal[places[script]].append(script)
+            if len(equal) > 1:
+                despite = f" despite one reason ({reason})" if reason else ""
+                faults.append(f"{name} differs{despite}: {' | '.join(map(', '.join, equal.values()))}")
+        for one, other in ((one, other) for one in places for other in places if one < other):
+            if why.get(one) != why.get(other) and places[one] == places[other]:
+                faults.append(f"{name} has a reason to differ but is the same in {one}, {other}")
+    for name, why in reasons.items():
+        faults += [f"REASONS[{name!r}][{script!r}]: no such copy" for script in why if script not in copies.get(name, {})]
     return faults
 
 
-def read_scripts() -> dict[str, str]:
-    return {script: (ROOT / script).read_text() for script in SCRIPTS if (ROOT / script).exists()}
-
-
 def test_copies_agree():
-    assert not find_faults(read_scripts())
+    faults = find_faults(read_scripts(), REASONS)
+    assert not faults, "\n".join(faults)
+
+
+def test_the_check_sees_faults():
+    one, other = "def f():\n    return 1\n", "def f():\n    return 2\n"
+    assert find_faults({"a.py": one, "b.py": one}, {}) == []
+    assert find_faults({"a.py": one, "b.py": other}, {}) == ["f differs: a.py | b.py"]
+    assert find_faults({"a.py": one, "b.py": "# why\n" + one}, {}) == ["f differs: a.py | b.py"]  # comments count
+    assert find_faults({"a.py": "x: int = 1\n", "b.py": "x: int = 2\n"}, {}) == ["x differs: a.py | b.py"]
+    assert find_faults({"a.py": one, "b.py": other}, {"f": {"b.py": "two"}}) == []
+    assert find_faults({"a.py": one, "b.py": one, "c.py": other}, {"f": {"b.py": "two", "c.py": "three"}}) == [
+        "f has a reason to differ but is the same in a.py, b.py"
+    ]
+    assert find_faults({"a.py": one, "b.py": other}, {"f": {"a.py": "why", "b.py": "why"}}) == [
+        "f differs despite one reason (why): a.py | b.py"
+    ]
+    assert find_faults({"a.py": one, "b.py": ""}, {"f": {"a.py": "why"}, "g": {}}) == ["REASONS['f']['a.py']: no such copy"]
 
 
 def test_every_definition_is_used():
     """An edit that makes a definition needless takes it out of every script."""
     measure = (ROOT / "benchmark" / "measure.py").read_text()  # calls into the script of the run it measures
     for script, source in read_scripts().items():
-        used = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-        for names in definitions(source):
-            called = any(f"method.{name}(" in measure for name in re.findall(r"\w+", names))
-            assert called or used & set(re.findall(r"\w+", names)), f"{script}: nothing uses {names}"
-
-
-def test_the_check_sees_faults():
-    one, other = "def f():\n    return 1\n", "def f():\n    return 2\n"
-    assert find_faults({"a.py": one, "b.py": one}) == []
-    assert find_faults({"a.py": one, "b.py": other}) == ["f differs in a.py, b.py"]
-    assert find_faults({"a.py": one, "b.py": "# why\n" + one}) == ["f differs in a.py, b.py"]  # comments count
-    assert find_faults({"a.py": one, "b.py": "# differs: two\n" + other}) == []
-    assert find_faults({"a.py": one, "b.py": "# differs: two\n" + one}) == [
-        "f is marked as different but is the same in a.py, b.py"
-    ]
-    marked = {"a.py": "# differs: why\n" + one, "b.py": "# differs: why\n" + other}
-    assert find_faults(marked) == ["f differs in a.py, b.py despite one reason: why"]
+        nodes = list(ast.walk(ast.parse(source)))
+        used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        for definition in definitions(source):
+            names = set(re.findall(r"\w+", definition))
+            called = any(f"method.{name}" in measure for name in names)
+            assert called or used & names, f"{script}: nothing uses {definition}"
 
 
 def spread(script: str, name: str):
     """Writes one script's copy over the copies with the same reason in the others."""
-    sources = read_scripts()
+    sources, why = read_scripts(), REASONS.get(name, {})
     copies = find_copies(sources).get(name, {})
     if script not in copies:
         sys.exit(f"error: {name} does not stand in {script} and in another script")
     for other in copies:
-        if other != script and copies[other][0] == copies[script][0] and copies[other] != copies[script]:
+        if why.get(other) == why.get(script) and copies[other] != copies[script]:
             lines, (start, end) = sources[other].split("\n"), definitions(sources[other])[name]
-            first, last = definitions(sources[script])[name]
-            lines[start:end] = sources[script].split("\n")[first:last]
+            lines[start:end] = copies[script].split("\n")
             (ROOT / other).write_text("\n".join(lines))
             print(f"{name}: {script} → {other}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) == 1:
+        print(*find_faults(read_scripts(), REASONS), sep="\n")
+    elif len(sys.argv) == 3:
+        spread(*sys.argv[1:])
+    else:
         sys.exit(__doc__)
-    spread(*sys.argv[1:])
