@@ -1,21 +1,22 @@
-"""BC: behaviour cloning of the true actions, the baseline that every other method is measured by ("Latent Action
-Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025; Section 3 and Appendix E).
+"""BC: behaviour cloning of the true actions, the baseline that every other method is measured by.
 
-The actor of the other methods, trained from scratch on true actions: on the few labelled trajectories that the
-others get to decode their latent actions (Table 9), and on the whole file (Table 10), whose return is what a
-normalised score of 1 means (Table 3).
+"Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025; Section 3.
 
-    BC                       labels           →  actor_<n>.pt     for each number n of labelled trajectories, or all
+The actor of the other methods, trained from scratch on true actions: on the few labelled trajectories that
+the others get to decode their latent actions (Table 9), and on the whole file (Table 10), whose return is what
+a normalised score of 1 means (Table 3).
+
+    BC                       labels           →  actor_<n>.pt     for n labelled trajectories, or for all
     evaluation               environment      →  results.json     episodes on seen and on unseen videos
 
-    python bc.py demo                                   # minutes on a laptop, after `collect_data.py demo`
+    python bc.py demo                                   # a laptop, minutes; collect_data.py demo first
     python bc.py --num-labeled-trajectories all         # the return that normalises the others
     python bc.py --num-labeled-trajectories 2 8 32 128  # from scratch on each budget (Figure 8)
-    python bc.py --resume runs/<run>                    # continues a killed run at its last checkpoint
-    torchrun --nproc-per-node 8 bc.py                   # on 8 GPUs, each with its rows of every batch
+    python bc.py --resume runs/<run>                    # continues a killed run
+    torchrun --nproc-per-node 8 bc.py                   # 8 GPUs, each with its rows of every batch
 
 Everything goes to runs/<task>__bc__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is
-one update), results.json, weights, checkpoint.pt, films. Deviations from the paper: README.md.
+one update), results.json, weights, checkpoint.pt, films. Where we deviate from the paper: README.md.
 """
 
 import contextlib
@@ -55,6 +56,7 @@ from tqdm import tqdm
 SCRIPT = Path(__file__)
 RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun has started
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+IMG_HW = 64  # height and width of an observation, pixels
 HAS_GPU = torch.cuda.is_available()
 CPU = (
     torch.cpu.get_capabilities()
@@ -91,12 +93,12 @@ class EvalArgs:
 @dataclass
 class Args:
     data: tuple[str, ...] = ("data/cheetah-run__scale_easy_video_hard__train.hdf5",)
-    """training trajectories: files of collect_data.py or of the paper's release, or quoted globs: one dataset"""
+    """training trajectories: files of collect_data.py or of the paper's release, or quoted globs"""
     trajectories_per_file: int | None = None  # take so many from each file of the data (Figure 10: 1666)
     labeled_data: tuple[
         str, ...
     ] = ()  # files of labelled trajectories, else the data; perhaps another task's
-    eval_data: tuple[str, ...] = ()  # files with unseen videos; else those named …val… beside the labelled
+    eval_data: tuple[str, ...] = ()  # files with unseen videos; else those named val beside the labelled
     num_labeled_trajectories: tuple[int | Literal["all"], ...] = ("all", 2, 4, 8, 16, 32, 64, 128)
     """label budgets: the first n of one fixed shuffle, or `all` of the data"""
     seed: int = 0  # of weights and batches
@@ -108,7 +110,7 @@ class Args:
     checkpoint_minutes: float = 10  # minutes between checkpoints inside a stage
     device: str = "cuda" if HAS_GPU else "cpu"  # where the networks live
     data_device: Literal["auto", "gpu", "disk"] = "auto"
-    """where frames live: on the GPU, or mapped from disk; auto is gpu if they fill at most half of what is free"""
+    """where frames live: on the GPU, or mapped from disk; auto is gpu if half of its room is enough"""
     precision: Literal["bf16", "fp32"] = "bf16" if HAS_BFLOAT16 else "fp32"  # bfloat16 autocast, or float32
     compile: bool = HAS_GPU  # torch.compile of the networks; on CPUs it was slower
     log_interval: int = 50  # updates between two lines of metrics.jsonl; only then the loop waits for the GPU
@@ -149,7 +151,7 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """Three blocks, each a convolution of stride 2 and residual blocks: (B, C, 64, 64) → (B, 32 scale, 8, 8)."""
+    """Three blocks of a convolution of stride 2 and residual blocks: (B, C, 64, 64) → (B, 32 scale, 8, 8)."""
 
     def __init__(self, args, channels_in):
         layers = []
@@ -190,7 +192,7 @@ def train_actor(args, data, index, num_updates, stage, run):
     cfg = args.bc
     torch.manual_seed(args.seed)
     actor = Actor(cfg, args.frame_stack, data.actions.shape[1])
-    actor = actor.to(args.device, memory_format=torch.channels_last)
+    actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
         actor.compile()
@@ -221,7 +223,7 @@ def train_actor(args, data, index, num_updates, stage, run):
 
 
 def action_error(args, actor, data):
-    """MSE of the actor's actions on unseen videos, and over Var(a), where 1 is what the mean action reaches."""
+    """MSE of the actor's actions on unseen videos, and over Var(a): 1 is what the mean action reaches."""
     prediction, actions = infer_some(args, lambda obs, _: actor(obs), data, data.shuffle)
     mse = F.mse_loss(prediction, actions).item()
     variance = actions.var(0, unbiased=False).mean().item()
@@ -260,20 +262,16 @@ def learning_rate(peak, step, warmup, total, schedule):
 
 
 def batch_at(index, batch_size, seed, step):
-    """A rank's rows of a step's batch: each epoch passes over a new permutation and drops what fills no batch."""
+    """A rank's rows of a batch: each epoch passes over a new permutation and drops what fills no batch."""
     epoch, position = divmod(step, len(index) // batch_size)
     order = epoch_order(len(index), seed * 1_000_003 + epoch)
-    return own_rows(index[order[position * batch_size : (position + 1) * batch_size]])
+    batch = index[order[position * batch_size : (position + 1) * batch_size]]
+    return batch.chunk(WORLD_SIZE)[RANK]
 
 
 @functools.lru_cache(maxsize=1)
 def epoch_order(number, seed):
     return torch.randperm(number, generator=torch.Generator().manual_seed(seed))
-
-
-def own_rows(batch):
-    """This rank's part of a batch."""
-    return batch.chunk(WORLD_SIZE)[RANK]
 
 
 def average_gradients(optim):
@@ -289,7 +287,6 @@ def average_gradients(optim):
 
 # ---- Data: HDF5 files of trajectories (docs/data.md) -------------------------------------------------------
 
-IMG_HW = 64  # height and width of an observation, pixels
 FRAME_BYTES = IMG_HW * IMG_HW * 3
 
 
@@ -297,28 +294,28 @@ class Dataset:
     """The trajectories of one or more HDF5 files. Frames stay in the files, mapped, or are copied to the GPU.
 
     An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A), clipped to
-    [-1, 1] (the paper's files hold unclipped means): those of one task, the first file's or the given one, NaN in
-    the rows of others and of plain videos. first, last: int64 (N,), the ends of each frame's trajectory. A file
+    [-1, 1] (the paper's files hold unclipped means): those of one task, the first file's or the given one, NaN
+    in the rows of others and of plain videos. first, last, trajectory: int64 (N,), the ends and the number of each
+    frame's trajectory. shuffle: a fixed order of the trajectories, whose beginnings are the label budgets. A file
     that is no dataset ends the script with one line.
     """
 
     def __init__(self, patterns, args, task=None, trajectories_per_file=None, data_device="disk"):
         self.args = args
         self.task = task
-        self.tasks = []
+        self.attributes = None  # of the first file
         self.paths = []
         trajectories = []
         for pattern in patterns:
-            for path in sorted(glob.glob(pattern)) or [pattern]:
-                try:
-                    with h5py.File(path) as file:
-                        trajectories += self.read(file, trajectories_per_file)
-                except (OSError, KeyError, ValueError) as error:  # not there, truncated, arrays missing
-                    raise SystemExit(f"error: {path} is no dataset as collect_data.py makes them: {error}")
-                self.paths.append(path)
-        files, first_bytes, lengths, self.returns, states, actions = zip(*trajectories)
+            self.paths += sorted(glob.glob(pattern)) or [pattern]
+        try:
+            for number, path in enumerate(self.paths):
+                with h5py.File(path) as file:
+                    trajectories += self.read(file, number, trajectories_per_file)
+            files, first_bytes, lengths, self.returns, states, actions = zip(*trajectories)
+        except (OSError, KeyError, ValueError) as error:  # not there, truncated, something is missing
+            raise SystemExit(f"error: {path} is no dataset as collect_data.py makes them: {error}")
 
-        # of the trajectories, whatever the seed: label budgets are its beginnings
         self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
         self.states = join(states)
         self.actions = join(actions).clamp(-1, 1)
@@ -332,53 +329,53 @@ class Dataset:
         time = torch.arange(len(self.first)) - self.first
         self.byte_offset = torch.tensor(first_bytes)[self.trajectory] + time * FRAME_BYTES
 
-        if data_device == "auto" and args.device.startswith("cuda"):
-            fits = len(time) * FRAME_BYTES < torch.cuda.mem_get_info()[0] / 2
-            data_device = "gpu" if fits else "disk"
-        self.device = args.device if data_device == "gpu" else "cpu"
+        free_memory = torch.cuda.mem_get_info()[0] if HAS_GPU else 0
+        fits = len(time) * FRAME_BYTES < free_memory / 2
+        on_gpu = data_device == "gpu" or data_device == "auto" and fits
+        self.device = args.device if on_gpu else "cpu"
         self.maps = [map_frames(path, self.device) for path in self.paths]
 
-    def read(self, file, limit):
+    def read(self, file, number, limit):
         """Yields file, first byte and number of frames, return, states and actions of its trajectories."""
         task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
-        self.tasks.append(task)
         self.task = self.task or task
-        if not self.paths:
-            self.attributes = dict(file.attrs)
-            self.difficulty = self.attributes["difficulty"]
+        self.attributes = self.attributes or dict(file.attrs)
+        self.difficulty = self.attributes["difficulty"]
         for name in sorted(filter(str.isdigit, file), key=int)[:limit]:
             group = file[name]
             obs = group["obs"]
             first_byte = obs.id.get_offset()
             if obs.shape[1:] != (IMG_HW, IMG_HW, 3) or obs.dtype != np.uint8 or first_byte is None:
                 raise ValueError(
-                    f"obs of trajectory {name} are {obs.dtype} {obs.shape}, perhaps compressed or chunked, not uint8 "
-                    "(T, 64, 64, 3) and contiguous; h5repack -l CONTI IN OUT makes arrays contiguous"
+                    f"obs of trajectory {name} are {obs.dtype} {obs.shape}, perhaps compressed or chunked, not "
+                    "uint8 (T, 64, 64, 3) and contiguous; h5repack -l CONTI IN OUT makes arrays contiguous"
                 )
             arrays = []
             for kind in ("states", "actions"):
-                known = task == self.task and kind in group
-                array = group[kind][:] if known else np.full((len(obs), 1), np.nan, np.float32)
-                if len(array) != len(obs) or known and not np.isfinite(array).all():
-                    raise ValueError(f"{kind} of trajectory {name} hold NaN, or are not as many as obs")
+                array = torch.full((len(obs), 1), math.nan)
+                if task == self.task and kind in group:
+                    array = torch.from_numpy(group[kind][:])
+                    if len(array) != len(obs) or not array.isfinite().all():
+                        raise ValueError(f"{kind} of trajectory {name} hold NaN, or are not as many as obs")
                 arrays.append(array)
-            yield len(self.paths), first_byte, len(obs), group.attrs.get("traj_return", np.nan), *arrays
+            yield number, first_byte, len(obs), group.attrs.get("traj_return", np.nan), *arrays
 
     def transitions(self, trajectories):
-        """Indices of the frames that have a successor, in the given trajectories: int64, in the files' order."""
-        has_next = torch.arange(len(self.last)) < self.last
-        return (has_next & torch.isin(self.trajectory, torch.as_tensor(trajectories))).nonzero()[:, 0]
+        """Indices of the given trajectories' frames that have a successor: int64, in the files' order."""
+        chosen = torch.isin(self.trajectory, torch.as_tensor(trajectories))
+        chosen[self.last] = False
+        return chosen.nonzero()[:, 0]
 
     def future(self, index, max_offset, generator):
-        """index + k with k uniform in 1..max_offset, or in as much of it as the trajectory has left: int64 (B,)."""
+        """index + k with k uniform in 1..max_offset, or in what the trajectory has left of it: int64 (B,)."""
         reach = (self.last[index] - index).clamp(max=max_offset)
         k = 1 + (torch.rand(len(index), generator=generator) * reach).long()
         return index + torch.minimum(k, reach)
 
     def observe(self, index, extra=0):
-        """The stacked frames up to each index, at a trajectory's start the first again, and extra ones.
+        """The stacked frames up to each index, and extra later ones: (B, 3 (T + extra), 64, 64) in [-1, 1].
 
-        (B, 3 (T + extra), 64, 64) in [-1, 1], oldest frame first.
+        Oldest frame first; before a trajectory's start the first frame again.
         """
         rows = index[:, None] + torch.arange(1 - self.args.frame_stack, 1 + extra)
         rows = torch.maximum(rows, self.first[index][:, None])
@@ -403,24 +400,23 @@ class Dataset:
 
 
 def map_frames(path, device):
-    """A file as a row for every byte at which a frame could begin: uint8 (positions, FRAME_BYTES), nothing copied.
+    """A file as a row for every byte at which a frame could begin: uint8 (positions, FRAME_BYTES), no copy.
 
-    The rows overlap; one index_select by byte offset gathers frames from anywhere in a file of any size. A second
-    array per frame (a mask) is another such view, with the length of its own rows and its own byte offsets. On a
-    GPU lies a copy of the file.
+    The rows overlap; one index_select by byte offset gathers frames from anywhere in a file of any size. A
+    second array per frame (a mask) is another such view, with its own length of rows and its own byte offsets.
+    On a GPU lies a copy of the file.
     """
     warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
     mapped = np.memmap(path, np.uint8, mode="r")
     if device == "cpu":
         mapped.base.madvise(mmap.MADV_RANDOM)  # read no more than a batch asks for
-    positions = max(len(mapped) - FRAME_BYTES + 1, 0)
-    return torch.from_numpy(mapped).to(device).as_strided((positions, FRAME_BYTES), (1, 1))
+    return torch.from_numpy(mapped).to(device).unfold(0, FRAME_BYTES, 1)
 
 
 def join(arrays):
     """Arrays (T, D) of all trajectories, one after the other; those that are NaN have a single column."""
     dim = max(array.shape[1] for array in arrays)
-    return torch.from_numpy(np.concatenate([np.broadcast_to(array, (len(array), dim)) for array in arrays]))
+    return torch.cat([array.expand(-1, dim) for array in arrays])
 
 
 def to_device(x, device):
@@ -441,10 +437,10 @@ def to_input(frames, args):
 
 
 class Run:
-    """The run's folder: arguments, script, metrics.jsonl, weights, results. Of several ranks the first one writes.
+    """The run's folder: arguments, script, metrics.jsonl, weights, results. Of several ranks the first writes.
 
-    checkpoint.pt holds what --resume needs: the stage and its step, the state of all that is trained, the results
-    so far, and the size of metrics.jsonl. Ctrl-C and SIGTERM end a stage with a checkpoint.
+    checkpoint.pt holds what --resume needs: the stage and its step, the state of all that is trained, the
+    results so far, and the size of metrics.jsonl. Ctrl-C and SIGTERM end a stage with a checkpoint.
     """
 
     def __init__(self, args, task):
@@ -453,52 +449,47 @@ class Run:
         self.folder = args.resume or f"{args.runs}/{name}"
         self.checkpoint = {"stage": None, "results": {"budgets": {}}, "metrics_size": 0}
         if os.path.exists(f"{self.folder}/checkpoint.pt"):
-            self.checkpoint = torch.load(f"{self.folder}/checkpoint.pt", args.device, weights_only=True)
+            self.checkpoint = torch.load(f"{self.folder}/checkpoint.pt", args.device)
         self.results = self.checkpoint["results"]
-        self.in_stage = False
+        self.stage = None
         self.stop_asked = False
-        signal.signal(signal.SIGTERM, self.request_stop)
-        signal.signal(signal.SIGINT, self.request_stop)
+        signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGINT, self.stop)
         if WORLD_SIZE > 1:
             dist.barrier()  # all have read the checkpoint before the first rank writes another
-        if RANK == 0:
-            self.open_folder()
-
-    def open_folder(self):
+        if RANK > 0:
+            return
         os.makedirs(self.folder, exist_ok=True)
-        self.metrics = open(f"{self.folder}/metrics.jsonl", "ab")  # noqa: SIM115 open as long as the process
+        self.metrics = open(f"{self.folder}/metrics.jsonl", "a")  # noqa: SIM115 open as long as the process
         try:
             fcntl.flock(self.metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SystemExit(f"error: another process works in {self.folder}")
-        self.metrics.truncate(
-            self.checkpoint["metrics_size"]
-        )  # what was logged after the checkpoint comes again
-        self.metrics.seek(0, os.SEEK_END)
-        arguments = dataclasses.asdict(self.args)
-        self.save("args.json", json.dumps(arguments, indent=2).encode())
-        self.save(SCRIPT.name, SCRIPT.read_bytes())
+        self.metrics.seek(self.checkpoint["metrics_size"])
+        self.metrics.truncate()  # what was logged after the checkpoint comes again
+        arguments = dataclasses.asdict(args)
+        self.save("args.json", json.dumps(arguments, indent=2))
+        self.save(SCRIPT.name, SCRIPT.read_text())
         name = os.path.basename(self.folder)
-        mode = "online" if self.args.track else "disabled"
+        mode = "online" if args.track else "disabled"
         self.wandb = wandb.init(
-            project="latent-actions", id=name, resume="allow", mode=mode, config=arguments
+            mode=mode, project="latent-actions", id=name, resume="allow", config=arguments
         )
         print(f"run folder: {self.folder}")
 
     def steps(self, stage, total, batch_size, **parts):
-        """Yields a stage's steps, from its checkpoint on; saves the parts, what is trained, when due and at a stop.
+        """Yields a stage's steps, from its checkpoint on; saves the parts (what is trained) when due, at a stop.
 
-        The first part is what the stage makes: at the end its weights go to <name>.pt, or <name>_<budget>.pt. Where
-        this file is there already, it is loaded and no step is left.
+        The first part is what the stage makes: at the end its weights go to <name>.pt, or <name>_<budget>.pt.
+        Where this file is there already, it is loaded and no step is left.
         """
-        name, product = next(iter(parts.items()))
         self.kind = stage.split("_")[0]
-        file_name = f"{name}{stage.removeprefix(self.kind)}.pt"
+        name, *_ = parts
+        product = parts[name]
+        file_name = f"{stage.replace(self.kind, name)}.pt"
         first = 0
         if os.path.exists(f"{self.folder}/{file_name}"):
-            product.load_state_dict(
-                torch.load(f"{self.folder}/{file_name}", self.args.device, weights_only=True)
-            )
+            product.load_state_dict(torch.load(f"{self.folder}/{file_name}", self.args.device))
             first = total
         elif self.checkpoint["stage"] == stage:
             first = self.checkpoint["step"]
@@ -506,80 +497,71 @@ class Run:
                 part.load_state_dict(self.checkpoint["parts"][name])
         saved_at = time.time()
         self.stage = stage
-        self.total = total
         self.batch_size = batch_size
         self.bar = tqdm(range(first, total), stage, total, initial=first, unit="update", disable=RANK > 0)
-        self.in_stage = True
         for step in self.bar:
             yield step
 
-            done = step + 1 == total
-            stop = self.stop_asked
-            if (
-                WORLD_SIZE > 1
-            ):  # ranks agree every log_interval steps, where the first waits for the GPU anyway
-                stop = (done or (step + 1) % self.args.log_interval == 0) and any_rank(stop, self.args.device)
+            stop = torch.tensor(float(self.stop_asked))
+            if WORLD_SIZE > 1:
+                dist.all_reduce(
+                    stop
+                )  # one rank's signal stops all; through the CPUs, so no GPU is waited for
             late = time.time() - saved_at > 60 * self.args.checkpoint_minutes
-            if done or stop or late:
+            if late or stop or step + 1 == total:
                 if not all(weight.isfinite().all() for weight in product.parameters()):
                     raise SystemExit(
-                        f"error: {stage}: weights not finite at step {step + 1}; the last checkpoint stands"
+                        f"error: {stage}: weights not finite at step {step + 1}; resume goes back"
                     )
                 self.save_checkpoint(stage, step + 1, parts)
                 saved_at = time.time()
             if stop:
+                self.stage = None
                 self.stop()
-        self.in_stage = False
+        self.stage = None
         self.save(file_name, product.state_dict())
 
     def log_due(self, step):
-        return RANK == 0 and ((step + 1) % self.args.log_interval == 0 or step + 1 == self.total)
+        return RANK == 0 and ((step + 1) % self.args.log_interval == 0 or step + 1 == self.bar.total)
 
     def log(self, step, optim, **values):
         """Records numbers, or tensors of one number, of the first rank. Reading them waits for the GPU."""
         values["learning_rate"] = optim.param_groups[0]["lr"]
-        values["transitions_per_second"] = self.batch_size * (self.bar.format_dict["rate"] or 0)
+        speed = self.batch_size * (self.bar.format_dict["rate"] or 0)
+        values["transitions_per_second"] = speed
         record = {f"{self.kind}/{name}": float(value) for name, value in values.items()}
-        if not all(math.isfinite(value) for value in record.values()):
+        if not all(map(math.isfinite, record.values())):
             raise SystemExit(
-                f"error: {self.stage}: not finite at step {step + 1}: {record}; the last checkpoint stands"
+                f"error: {self.stage}: not finite at step {step + 1}: {record}; resume goes back"
             )
-        self.bar.set_postfix(record)
+        self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:.0f} transitions/s")
         self.write_record({"stage": self.stage, "step": step + 1, **record})
 
     def write_record(self, record):
-        self.metrics.write(json.dumps(record).encode() + b"\n")
-        self.metrics.flush()
+        print(json.dumps(record), file=self.metrics, flush=True)
         self.wandb.log(record)
 
-    def request_stop(self, *_):
+    def stop(self, *_):
+        """Answers a signal: between stages at once, inside one after the step, when all ranks know of it."""
         self.stop_asked = True
-        if not self.in_stage:
-            self.stop()
-
-    def stop(self):
-        raise SystemExit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
+        if self.stage is None:
+            raise SystemExit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
 
     def save_checkpoint(self, stage, step, parts):
         if RANK == 0:
-            checkpoint = {
-                "stage": stage,
-                "step": step,
-                "results": self.results,
-                "metrics_size": self.metrics.tell(),
-            }
-            checkpoint["parts"] = {name: part.state_dict() for name, part in parts.items()}
-            self.save("checkpoint.pt", checkpoint)
+            states = {name: part.state_dict() for name, part in parts.items()}
+            checkpoint = {"stage": stage, "step": step, "parts": states, "results": self.results}
+            self.save("checkpoint.pt", checkpoint | {"metrics_size": self.metrics.tell()})
 
     def save(self, file_name, content):
-        """Writes bytes, or what torch.save takes, whole or not at all."""
+        """Writes text, or what torch.save takes, whole or not at all."""
         if RANK > 0:
             return
         path = f"{self.folder}/{file_name}"
         try:
             with open(f"{path}.partial", "wb") as file:
-                if isinstance(content, bytes):
-                    file.write(content)
+                if isinstance(content, str):
+                    file.write(content.encode())
                 else:
                     torch.save(content, file)
         except (OSError, RuntimeError) as error:  # a full disk; torch.save hides the first in the second
@@ -591,26 +573,16 @@ class Run:
         """Keeps what a label budget has reached. returns: (2, episodes), with seen and with unseen videos."""
         for videos, played in zip(("seen_videos", "unseen_videos"), returns):
             mean = played.mean().item()
-            score = mean / self.results["reference_return"]
             measures[videos] = {
                 "return_mean": mean,
                 "return_std": played.std().item(),
-                "normalized_score": score,
+                "normalized_score": mean / self.results["reference_return"],
+                "returns": played.tolist(),
             }
-            measures[videos]["returns"] = played.tolist()
             self.write_record({"stage": f"eval_{number}", f"eval/return_mean/{videos}": mean})
         self.results["budgets"][str(number)] = measures
-        self.save_results()
+        self.save("results.json", json.dumps(self.results, indent=2))
         self.save_checkpoint(None, 0, {})
-
-    def save_results(self):
-        self.save("results.json", json.dumps(self.results, indent=2).encode())
-
-
-def any_rank(flag, device):
-    flags = torch.tensor(float(flag), device=device)
-    dist.all_reduce(flags)
-    return flags.item() > 0
 
 
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------
@@ -628,9 +600,9 @@ DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos
 class DistractingControl(gym.Wrapper):
     """Pixels before colours, a camera and a background video that drift independently of the physics.
 
-    Observations are uint8 (64, 64, 3); `info` holds dm_control's states, a dictionary. One seed gives the same
-    physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none. videos:
-    uint8 (frames, 160, 160, 3), none for the task's own sky.
+    Observations are uint8 (64, 64, 3); `info` holds dm_control's states, a dictionary. One seed gives the
+    same physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none.
+    videos: uint8 (frames, 160, 160, 3), none for the task's own sky.
     """
 
     def __init__(self, env, color_scale, camera_scale, videos):
@@ -642,52 +614,52 @@ class DistractingControl(gym.Wrapper):
         self.camera_scale = camera_scale
         self.videos = videos
         self.physics = env.unwrapped.physics
-        self.colors = self.physics.model.mat_rgba[:, :3]  # a view: what is written here is rendered
-        self.own_colors = self.colors.copy()
-        if videos:
-            model = self.physics.model
-            hw = videos[0].shape[1]
-            self.sky = model.name2id("skybox", "texture")
-            model.tex_width[self.sky] = hw
-            model.tex_height[self.sky] = 6 * hw
-            start = model.tex_adr[self.sky]
-            texture = model.tex_data[start : start + 6 * hw * hw * 3]
-            self.sky_faces = texture.reshape(6, hw, hw, 3)  # a view, too
-            alpha = 0.3 if model.name == "humanoid" else 1.0  # its ground would hide most of the background
-            self.physics.named.model.mat_rgba["grid", "a"] = alpha
-        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # a new one for each picture is slow
+        self.own_colors = self.physics.model.mat_rgba[:, :3].copy()
+        if videos and self.physics.model.name == "humanoid":  # its ground would hide most of the background
+            self.physics.named.model.mat_rgba["grid", "a"] = 0.3
+        self.camera = Camera(self.physics, IMG_HW, IMG_HW, 0)  # a new one for each picture is slow
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, seed=None, options=None):
         states, _ = self.env.reset(seed=seed, options=options)
-        color_rng, camera_rng, video_rng = np.random.default_rng(seed).spawn(3)
-        own_position = self.physics.data.cam_xpos[0] - self.physics.data.subtree_com[1]
-        self.distractors = zip(
-            walk_colors(color_rng, self.color_scale, self.own_colors),
-            walk_camera(camera_rng, self.camera_scale, own_position),
-            play_to_and_fro(video_rng, self.videos),
-        )
-        return self.draw(), states
+        self.pictures = self.draw(seed)
+        return next(self.pictures), states
 
     def step(self, action):
         states, reward, terminated, truncated, _ = self.env.step(action)
-        return self.draw(), reward, terminated, truncated, states
+        return next(self.pictures), reward, terminated, truncated, states
 
-    def draw(self):
-        """The picture of the current state, uint8 (64, 64, 3), under the next step of each distractor."""
+    def draw(self, seed):
+        """Yields pictures of the present state, uint8 (64, 64, 3), each under the distractors' next step."""
         import mujoco
 
-        self.colors[:], (position, roll), sky = next(self.distractors)
-        if self.videos:
-            self.sky_faces[:] = sky
-            contexts = self.physics.contexts
-            with contexts.gl.make_current() as context:
-                context.call(mujoco.mjr_uploadTexture, self.physics.model.ptr, contexts.mujoco.ptr, self.sky)
-        mujoco.mj_camlight(
-            self.physics.model.ptr, self.physics.data.ptr
-        )  # puts the camera back to its own pose
-        if self.camera_scale > 0:
-            move_camera(self.physics.data, position, roll)
-        return self.camera.render().copy()
+        model = self.physics.model
+        data = self.physics.data
+        color_rng, camera_rng, video_rng = np.random.default_rng(seed).spawn(3)
+        colors = walk_colors(color_rng, self.color_scale, self.own_colors)
+        poses = walk_camera(camera_rng, self.camera_scale, data.cam_xpos[0] - data.subtree_com[1])
+        frames = play_to_and_fro(video_rng, self.videos)
+        while True:
+            model.mat_rgba[:, :3] = next(colors)
+            if self.videos:
+                show_in_sky(self.physics, next(frames))
+            mujoco.mj_camlight(model.ptr, data.ptr)  # puts the camera back to its own pose
+            if self.camera_scale > 0:
+                move_camera(data, *next(poses))
+            yield self.camera.render().copy()
+
+
+def show_in_sky(physics, picture):
+    """Makes a picture, uint8 (H, H, 3), the texture of all six faces of the sky."""
+    import mujoco
+
+    model = physics.model
+    sky = model.name2id("skybox", "texture")
+    model.tex_width[sky] = len(picture)
+    model.tex_height[sky] = 6 * len(picture)
+    start = model.tex_adr[sky]
+    model.tex_data[start : start + 6 * picture.size] = np.tile(picture.ravel(), 6)
+    with physics.contexts.gl.make_current() as context:
+        context.call(mujoco.mjr_uploadTexture, model.ptr, physics.contexts.mujoco.ptr, sky)
 
 
 def walk_colors(rng, s, own_colors):
@@ -704,8 +676,8 @@ def walk_colors(rng, s, own_colors):
 def walk_camera(rng, s, own_position):
     """Yields the camera's position about the agent's centre of mass, in metres, and its roll, in radians.
 
-    Ranges are of (radius, elevation above the horizon, azimuth) about its own position (x, y, z); velocities are
-    metres and radians per step.
+    Ranges are of (radius, elevation above the horizon, azimuth) about its own position (x, y, z); velocities
+    are metres and radians per step.
     """
     radius, elevation, azimuth = to_spherical(own_position)
     angle = math.pi / 2 * s
@@ -728,24 +700,19 @@ def walk_camera(rng, s, own_position):
 
 
 def play_to_and_fro(rng, videos):
-    """Yields the frames of a random video, from a random one on, in a random direction; None without videos."""
-    if not videos:
-        yield from itertools.repeat(None)
+    """Yields the frames of a random video, from a random one on, in a random direction."""
     video = videos[rng.integers(len(videos))]
     frames = [*video, *video[-2:0:-1]]
     start = rng.integers(len(frames))
-    while True:
-        yield from frames[start:]
-        start = 0
+    yield from itertools.cycle(frames[start:] + frames[:start])
 
 
 def move_camera(data, position, roll):
     """Moves camera 0; it looks at the point on its own axis that is as far away as the agent."""
     agent = data.subtree_com[1]
-    own_position = data.cam_xpos[0]
+    offset = data.cam_xpos[0] - agent
     own_axis = data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
-    target = own_position - own_axis * np.linalg.norm(own_position - agent)
-    z = normalized(agent + position - target)
+    z = normalized(position - offset + own_axis * np.linalg.norm(offset))
     x = normalized(np.cross([0, 0, 1], z))
     y = np.cross(z, x)
     cos, sin = math.cos(roll), math.sin(roll)
@@ -758,7 +725,7 @@ def normalized(vector):
 
 
 def to_spherical(point):
-    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2], whose cut no camera comes near)."""
+    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2]); no camera nears the cut."""
     x, y, z = point
     azimuth = math.atan2(y, x)
     if azimuth > math.pi / 2:
@@ -774,8 +741,8 @@ def to_cartesian(position):
 
 
 def make_env(task, difficulty, backgrounds, split):
-    """A dm_control task under a difficulty's distractors, with the videos of a split in backgrounds/<split>/*.npy."""
-    scale = DIFFICULTIES[difficulty][0]
+    """A dm_control task under a difficulty's distractors, with the videos in backgrounds/<split>/*.npy."""
+    scale, _ = DIFFICULTIES[difficulty]
     return DistractingControl(load_task(task), scale, scale, load_videos(backgrounds, split, difficulty))
 
 
@@ -798,15 +765,17 @@ def load_task(task):
 
 
 def load_videos(backgrounds, split, difficulty):
-    """Background videos, uint8 (frames, 160, 160, 3), mapped: all of "val", of "train" as many as the difficulty says."""
-    number = DIFFICULTIES[difficulty][1]
-    files = sorted(Path(backgrounds, split).glob("*.npy"))
-    if number != 0 and not files:
-        where = Path(backgrounds, split)
+    """Background videos, uint8 (frames, 160, 160, 3), mapped: all of "val", of "train" the difficulty's number."""
+    _, number = DIFFICULTIES[difficulty]
+    if number == 0:
+        return []
+    folder = Path(backgrounds, split)
+    files = sorted(folder.glob("*.npy"))
+    if not files:
         raise SystemExit(
-            f"error: no videos (*.npy) in {where}; collect_data.py makes some, --eval.backgrounds says where"
+            f"error: no videos (*.npy) in {folder}: collect_data.py, or --eval.backgrounds FOLDER"
         )
-    if split == "train" or number == 0:
+    if split == "train":
         files = files[:number]
     return [np.load(file, mmap_mode="r") for file in files]
 
@@ -821,9 +790,7 @@ def pick_rendering_backend():
         os.environ["MUJOCO_GL"] = backend
         if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
             return
-    raise SystemExit(
-        "error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6"
-    )
+    raise SystemExit("error: no OpenGL to render with: apt-get install libegl1 libopengl0, or libosmesa6")
 
 
 # ---- Evaluation --------------------------------------------------------------------------------------------
@@ -837,12 +804,10 @@ BC_RETURNS = {  # of the paper's BC on all labels, with and without distractors 
 
 
 def evaluate(args, data, actor, decoder, film):
-    """Returns of greedy episodes in the data's task, before seen and unseen videos, all in one batch: (2, episodes)."""
-    seeds = (
-        np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes).tolist()
-    )  # not the data's
-    episodes = [("train", seed) for seed in seeds] + [("val", seed) for seed in seeds]
-    parts = np.array_split(np.arange(len(episodes)), min(args.eval.num_workers, len(episodes)))
+    """Returns of greedy episodes in the data's task, all in one batch: with seen and with unseen videos."""
+    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes)  # not the data's
+    episodes = list(itertools.product(("train", "val"), seeds.tolist()))
+    parts = np.array_split(range(len(episodes)), min(args.eval.num_workers, len(episodes)))
     spawn = multiprocessing.get_context("spawn")
     pipes = []
     for part in parts:
@@ -859,7 +824,7 @@ def evaluate(args, data, actor, decoder, film):
             observations, rewards = map(np.concatenate, zip(*answers))
             returns += rewards
             if step % 4 == 0 and step < 400:  # two episodes with seen videos, two with unseen ones
-                pictures.append(np.concatenate(observations[[0, 1, -2, -1], -1], axis=1))
+                pictures.append(np.hstack(observations[[0, 1, -2, -1], -1]))
             with torch.no_grad(), args.autocast():
                 actions = decoder(actor(to_input(torch.from_numpy(observations), args)))
             for pipe, part in zip(pipes, parts):
@@ -871,22 +836,20 @@ def evaluate(args, data, actor, decoder, film):
 
 
 def play_episodes(pipe, args, task, difficulty, episodes):
-    """A worker process: steps its environments together, sends (observations, rewards), gets actions (n, A)."""
+    """A worker process: steps its environments together, sends (observations, rewards), receives actions."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
-    splits, seeds = zip(*episodes)
-    makers = [functools.partial(make_stacked_env, args, task, difficulty, split) for split in splits]
-    envs = gym.vector.SyncVectorEnv(makers)
-    observations, _ = envs.reset(seed=list(seeds))
-    rewards = np.zeros(len(seeds))
+    envs = []
+    observations = []
+    for split, seed in episodes:
+        env = make_env(task, difficulty, args.eval.backgrounds, split)
+        envs.append(gym.wrappers.FrameStackObservation(env, args.frame_stack, padding_type="reset"))
+        observations.append(envs[-1].reset(seed=seed)[0])
+    rewards = np.zeros(len(envs))
     with contextlib.suppress(EOFError, ConnectionError):  # the main process has ended
         while True:
             pipe.send((observations, rewards))
-            observations, rewards, *_ = envs.step(pipe.recv())
-
-
-def make_stacked_env(args, task, difficulty, split):
-    env = make_env(task, difficulty, args.eval.backgrounds, split)
-    return gym.wrappers.FrameStackObservation(env, args.frame_stack, padding_type="reset")
+            steps = [env.step(action) for env, action in zip(envs, pipe.recv())]
+            observations, rewards, *_ = zip(*steps)
 
 
 def print_table(results):
@@ -906,7 +869,7 @@ def print_table(results):
 
 
 def start_process(args):
-    """Has glibc keep freed memory: to map it anew at each step costs a CPU a quarter of its time. Connects the ranks."""
+    """Connects the ranks; has glibc keep freed memory, as mapping it anew costs a CPU a quarter of its time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
@@ -916,13 +879,11 @@ def start_process(args):
     if WORLD_SIZE > 1:
         if HAS_GPU:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group(
-            timeout=datetime.timedelta(hours=2)
-        )  # the others wait while the first evaluates
+        dist.init_process_group(timeout=datetime.timedelta(hours=2))  # they wait while the first evaluates
 
 
 def parse_args(argv):
-    """The command line: a preset's name first, paper if there is none. --resume brings the run's arguments back."""
+    """The command line: a preset's name first, else paper. --resume brings the run's arguments back."""
     if not argv or argv[0].startswith("-"):
         argv = ["paper", *argv]
     if argv[0] not in PRESETS:
@@ -934,9 +895,7 @@ def parse_args(argv):
             raise SystemExit(f"error: --resume {args.resume}: not the folder of a run of {SCRIPT.name}")
         for word in argv[1:]:
             if word.startswith("--") and not word.replace("-", "_").split("=")[0].endswith(OF_THIS_MACHINE):
-                raise SystemExit(
-                    f"error: {word} with --resume: a run goes on with the arguments it began with"
-                )
+                raise SystemExit(f"error: {word} with --resume: a run goes on with its own arguments")
         if own_script.read_bytes() != SCRIPT.read_bytes() and not args.accept_edited_script:
             raise SystemExit(
                 f"error: {SCRIPT} is not {own_script}, with which this run began; continue with that one, "
@@ -960,22 +919,21 @@ def restore(args, values):
 
 
 def load_data(args):
-    """Data, labelled data and evaluation data. Refuses what would fail only after hours; finds background videos."""
+    """Data, labelled and evaluation data. Refuses what would fail only after hours; finds background videos."""
     labeled_data = Dataset(args.labeled_data or args.data, args)
     data = Dataset(args.data, args, labeled_data.task, args.trajectories_per_file, args.data_device)
     source = labeled_data.paths[0]
     beside = ["val".join(path.rsplit("train", 1)) for path in labeled_data.paths]
     eval_data = Dataset(args.eval_data or beside, args)
     budgets = [number for number in args.num_labeled_trajectories if number != "all"] or [1]
+    lam = args.lam
     batch_sizes = (args.bc.batch_size,)
     if min(*budgets, *batch_sizes, args.eval.num_episodes, args.eval.num_workers, args.log_interval) < 1:
-        raise SystemExit(
-            "error: label budgets, batch sizes and numbers of episodes, workers, updates start at 1"
-        )
+        raise SystemExit("error: label budgets, sizes and numbers of episodes, workers, updates start at 1")
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
-    if len(set(labeled_data.tasks)) > 1:
-        raise SystemExit(f"error: the data are of {labeled_data.tasks}: give --labeled-data of one task")
+    if labeled_data.has_actions and labeled_data.actions.isnan().any():
+        raise SystemExit(f"error: {source} and others are not of one task: give --labeled-data")
     if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
     if len(data.transitions(data.shuffle)) < max(batch_sizes) or len(data.shuffle) < 2:
@@ -987,7 +945,7 @@ def load_data(args):
         )
     if eval_data.task != labeled_data.task or {*eval_data.paths} & {*data.paths, *labeled_data.paths}:
         raise SystemExit(
-            f"error: no evaluation file of {labeled_data.task} beside {source}; give --eval-data"
+            f"error: no evaluation file of {labeled_data.task} beside {source}: --eval-data FILE"
         )
     videos = labeled_data.attributes.get("backgrounds", "backgrounds")
     args.eval.backgrounds = args.eval.backgrounds or f"{os.path.dirname(source)}/{videos}"
@@ -998,6 +956,7 @@ def load_data(args):
 
 def describe(args, data):
     """What results.json says of the run itself. A reference_return counts as a score of 1."""
+    table_3 = BC_RETURNS.get(data.task, (None, None))
     return {
         "script": SCRIPT.name,
         "task": data.task,
@@ -1005,8 +964,7 @@ def describe(args, data):
         "seed": args.seed,
         "dataset_return": round(float(np.mean(data.returns)), 2),
         "random_return": round(float(data.attributes.get("random_return", math.nan)), 2),
-        "reference_return": args.eval.reference_return
-        or BC_RETURNS.get(data.task, (None, None))[data.difficulty == "vanilla"],
+        "reference_return": args.eval.reference_return or table_3[data.difficulty == "vanilla"],
     }
 
 

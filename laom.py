@@ -1,24 +1,25 @@
-"""LAOM: latent actions from video with distractors, without action labels ("Latent Action Learning Requires
-Supervision in the Presence of Distractors", Nikulin et al., 2025; Section 4).
+"""LAOM: latent actions from video with distractors, without action labels.
+
+"Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025; Section 4.
 
 A latent action model (LAM) watches videos without actions: an inverse dynamics model (IDM) names the change
 between two observations with a latent action z, and a forward dynamics model (FDM) must predict the next
-observation's embedding from z. Unlike the original LAPO it predicts embeddings, not pixels, compares observations
-up to ten steps apart, has a large z without quantiser, and augments. A policy imitates z on all videos, and a
-small decoder turns z into true actions.
+observation's embedding from the present one and z. Unlike the original LAPO it predicts embeddings, not pixels;
+in training the IDM sees observations up to ten steps apart; z is large, without quantiser; images are augmented.
+A policy imitates z on all videos, and a small decoder turns the policy's z into true actions.
 
     stage 1  LAM             videos           →  lam.pt
     stage 2  latent BC       videos, z        →  actor.pt         policy obs → z
-    stage 3  action decoder  labels           →  decoder_<n>.pt   z → action, for each number n of labelled ones
+    stage 3  action decoder  labels           →  decoder_<n>.pt   z → action, for n labelled trajectories
     evaluation               environment      →  results.json     episodes on seen and on unseen videos
 
-    python laom.py demo                                 # minutes on a laptop, after `collect_data.py demo`
-    python laom.py --num-labeled-trajectories 2 8 128   # the paper's setting, three label budgets
-    python laom.py --resume runs/<run>                  # continues a killed run at its last checkpoint
-    torchrun --nproc-per-node 8 laom.py                 # on 8 GPUs, each with its rows of every batch
+    python laom.py demo                                # a laptop, minutes; collect_data.py demo first
+    python laom.py --num-labeled-trajectories 2 8 128  # the paper's setting, three label budgets
+    python laom.py --resume runs/<run>                 # continues a killed run
+    torchrun --nproc-per-node 8 laom.py                # 8 GPUs, each with its rows of every batch
 
-Everything goes to runs/<task>__laom__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is
-one update), results.json, weights, checkpoint.pt, films. Deviations from the paper: README.md.
+Everything goes to runs/<task>__laom__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step
+is one update), results.json, weights, checkpoint.pt, films. Where we deviate from the paper: README.md.
 """
 
 import contextlib
@@ -60,6 +61,7 @@ from tqdm import tqdm
 SCRIPT = Path(__file__)
 RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun has started
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+IMG_HW = 64  # height and width of an observation, pixels
 HAS_GPU = torch.cuda.is_available()
 CPU = (
     torch.cpu.get_capabilities()
@@ -126,12 +128,12 @@ class EvalArgs:
 @dataclass
 class Args:
     data: tuple[str, ...] = ("data/cheetah-run__scale_easy_video_hard__train.hdf5",)
-    """training trajectories: files of collect_data.py or of the paper's release, or quoted globs: one dataset"""
+    """training trajectories: files of collect_data.py or of the paper's release, or quoted globs"""
     trajectories_per_file: int | None = None  # take so many from each file of the data (Figure 10: 1666)
     labeled_data: tuple[
         str, ...
     ] = ()  # files of labelled trajectories, else the data; perhaps another task's
-    eval_data: tuple[str, ...] = ()  # files with unseen videos; else those named …val… beside the labelled
+    eval_data: tuple[str, ...] = ()  # files with unseen videos; else those named val beside the labelled
     num_labeled_trajectories: tuple[int, ...] = (
         2,
         4,
@@ -150,7 +152,7 @@ class Args:
     checkpoint_minutes: float = 10  # minutes between checkpoints inside a stage
     device: str = "cuda" if HAS_GPU else "cpu"  # where the networks live
     data_device: Literal["auto", "gpu", "disk"] = "auto"
-    """where frames live: on the GPU, or mapped from disk; auto is gpu if they fill at most half of what is free"""
+    """where frames live: on the GPU, or mapped from disk; auto is gpu if half of its room is enough"""
     precision: Literal["bf16", "fp32"] = "bf16" if HAS_BFLOAT16 else "fp32"  # bfloat16 autocast, or float32
     compile: bool = HAS_GPU  # torch.compile of the networks; on CPUs it was slower
     log_interval: int = 50  # updates between two lines of metrics.jsonl; only then the loop waits for the GPU
@@ -203,7 +205,7 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """Three blocks, each a convolution of stride 2 and residual blocks: (B, C, 64, 64) → (B, 32 scale, 8, 8)."""
+    """Three blocks of a convolution of stride 2 and residual blocks: (B, C, 64, 64) → (B, 32 scale, 8, 8)."""
 
     def __init__(self, args, channels_in):
         layers = []
@@ -280,7 +282,7 @@ class LAM(nn.Module):
 
 
 def quantize(z):
-    """Finite scalar quantisation with two levels, -1 and 1 (Mentzer et al., 2023); gradients pass straight through."""
+    """Finite scalar quantisation to -1 and 1 (Mentzer et al., 2023); gradients pass straight through."""
     z = torch.tanh(z.float())
     return z + (torch.where(z > 0, 1.0, -1.0) - z).detach()
 
@@ -305,7 +307,7 @@ class Probes(nn.Module):
 
 
 def known_mse(prediction, target):
-    """Mean squared error over the rows that have a target: those of other tasks and of plain videos are NaN."""
+    """Mean squared error over the rows that have a target; NaN are those of other tasks and plain videos."""
     known = target.isfinite()
     errors = (prediction.float() - target.nan_to_num()).square() * known
     return errors.sum() / known.sum().clamp(min=1)
@@ -332,7 +334,7 @@ def train_lam(args, data, stage, run):
     cfg = args.lam
     torch.manual_seed(args.seed)
     lam = LAM(cfg, args.frame_stack)
-    lam = lam.to(args.device, memory_format=torch.channels_last)
+    lam.to(args.device, memory_format=torch.channels_last)
     probes = Probes(cfg.latent_action_dim, lam.encoder.flat_dim, data).to(args.device)
     optim = torch.optim.Adam([*lam.parameters(), *probes.parameters()], fused=True)
     target = lam.encoder  # a stop-gradient alone
@@ -372,7 +374,7 @@ def train_lam(args, data, stage, run):
             # from a detached embedding: the encoder learns only through the IDM
             predicted_embedding = lam.predict(obs_embedding.detach(), latent_action)
             loss = F.mse_loss(predicted_embedding.float(), target_embedding.float())
-            probe_losses = probes(latent_action, obs_embedding, actions, states) if data.has_actions else {}
+            probe_losses = probes(latent_action, obs_embedding, actions, states)
 
         optim.zero_grad()
         (loss + sum(probe_losses.values())).backward()
@@ -383,7 +385,7 @@ def train_lam(args, data, stage, run):
             update_target(target, lam.encoder, cfg.target_tau)
 
         if run.log_due(step):
-            run.log(step, optim, loss=loss, **probe_losses)
+            run.log(step, optim, loss=loss, **(probe_losses if data.has_actions else {}))
     return lam
 
 
@@ -391,11 +393,11 @@ def train_lam(args, data, stage, run):
 
 
 def train_actor(args, data, lam, stage, run):
-    """Clones z of all transitions, in units of its spread: z may lie far from zero, a long way for Adam."""
+    """Clones (z - mean) / scale of all transitions: z itself may lie far from zero, a long way for Adam."""
     cfg = args.bc
     torch.manual_seed(args.seed)
     actor = Actor(cfg, args.frame_stack, args.lam.latent_action_dim)
-    actor = actor.to(args.device, memory_format=torch.channels_last)
+    actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
         actor.compile()
@@ -403,7 +405,7 @@ def train_actor(args, data, lam, stage, run):
     index = data.transitions(data.shuffle)
     some_latent_actions = infer_all(args, lam, data, index[:: len(index) // 4096 + 1])
     mean = some_latent_actions.mean(0)
-    std = some_latent_actions.var(0).mean().sqrt().clamp(min=1e-6)
+    scale = some_latent_actions.var(0).mean().sqrt().clamp(min=1e-6)  # one number
     updates_per_epoch = len(index) // cfg.batch_size
     total = cfg.num_epochs * updates_per_epoch
     warmup = cfg.warmup_epochs * updates_per_epoch
@@ -415,7 +417,7 @@ def train_actor(args, data, lam, stage, run):
 
         with args.autocast():
             with torch.no_grad():
-                latent_action = (lam(obs, next_obs) - mean) / std
+                latent_action = (lam(obs, next_obs) - mean) / scale
             loss = F.mse_loss(actor(obs).float(), latent_action)
 
         optim.zero_grad()
@@ -432,7 +434,7 @@ def train_actor(args, data, lam, stage, run):
 
 
 def train_decoder(args, data, index, actor, stage, run):
-    """Decodes the frozen actor's latent actions to true actions on the labelled transitions (data at index)."""
+    """Decodes the frozen actor's latent actions to true actions on labelled transitions (data at index)."""
     cfg = args.decoder
     torch.manual_seed(args.seed)
     widths = [cfg.hidden_dim, cfg.hidden_dim, data.actions.shape[1]]
@@ -447,8 +449,8 @@ def train_decoder(args, data, index, actor, stage, run):
         )
 
         generator = step_generator(args.seed, step)
-        rows = own_rows(torch.randint(len(index), (cfg.batch_size,), generator=generator))
-        rows = to_device(rows, args.device)
+        rows = torch.randint(len(index), (cfg.batch_size,), generator=generator)
+        rows = to_device(rows.chunk(WORLD_SIZE)[RANK], args.device)
 
         loss = F.mse_loss(decoder(latent_actions[rows]), actions[rows])
 
@@ -466,12 +468,13 @@ def train_decoder(args, data, index, actor, stage, run):
 
 
 def held_out_probe(args, lam, data, eval_data):
-    """Errors of actions predicted from z at k = 1, without augmentation, on seen and on unseen videos.
+    """Errors of actions predicted from z on trajectories that the probe, not the LAM, has not seen.
 
-    action_probe: ridge regression from z, fitted on four fifths of the data's trajectories. blind_probe: the same
-    from z of (obs, obs), for which the IDM has not seen what comes next, so that it guesses from the pose.
-    seen_videos: the other fifth of the trajectories, the end of the shuffle whose beginning is labelled;
-    unseen_videos: the evaluation data.
+    Unlike the online probe of training (the paper's measure) it is at k = 1, without augmentation, in closed form.
+    action_probe: ridge regression from z, fitted on four fifths of the data's trajectories. blind_probe: the
+    same from z of (obs, obs), for which the IDM has not seen what comes next, so that it guesses from the pose.
+    seen_videos: the other fifth, the end of the shuffle whose beginning is labelled; unseen_videos: the
+    evaluation data.
     """
     results = {}
     held_out, fitted = np.split(data.shuffle[::-1].copy(), [max(1, len(data.shuffle) // 5)])
@@ -544,10 +547,11 @@ def learning_rate(peak, step, warmup, total, schedule):
 
 
 def batch_at(index, batch_size, seed, step):
-    """A rank's rows of a step's batch: each epoch passes over a new permutation and drops what fills no batch."""
+    """A rank's rows of a batch: each epoch passes over a new permutation and drops what fills no batch."""
     epoch, position = divmod(step, len(index) // batch_size)
     order = epoch_order(len(index), seed * 1_000_003 + epoch)
-    return own_rows(index[order[position * batch_size : (position + 1) * batch_size]])
+    batch = index[order[position * batch_size : (position + 1) * batch_size]]
+    return batch.chunk(WORLD_SIZE)[RANK]
 
 
 @functools.lru_cache(maxsize=1)
@@ -558,11 +562,6 @@ def epoch_order(number, seed):
 def step_generator(seed, step, rank=0):
     """What is random in a step depends on these alone, so that a checkpoint needs no random state."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 2**40)
-
-
-def own_rows(batch):
-    """This rank's part of a batch."""
-    return batch.chunk(WORLD_SIZE)[RANK]
 
 
 def average_gradients(optim):
@@ -585,7 +584,6 @@ def update_target(target, encoder, tau):
 
 # ---- Data: HDF5 files of trajectories (docs/data.md) -------------------------------------------------------
 
-IMG_HW = 64  # height and width of an observation, pixels
 FRAME_BYTES = IMG_HW * IMG_HW * 3
 
 
@@ -593,28 +591,28 @@ class Dataset:
     """The trajectories of one or more HDF5 files. Frames stay in the files, mapped, or are copied to the GPU.
 
     An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A), clipped to
-    [-1, 1] (the paper's files hold unclipped means): those of one task, the first file's or the given one, NaN in
-    the rows of others and of plain videos. first, last: int64 (N,), the ends of each frame's trajectory. A file
+    [-1, 1] (the paper's files hold unclipped means): those of one task, the first file's or the given one, NaN
+    in the rows of others and of plain videos. first, last, trajectory: int64 (N,), the ends and the number of each
+    frame's trajectory. shuffle: a fixed order of the trajectories, whose beginnings are the label budgets. A file
     that is no dataset ends the script with one line.
     """
 
     def __init__(self, patterns, args, task=None, trajectories_per_file=None, data_device="disk"):
         self.args = args
         self.task = task
-        self.tasks = []
+        self.attributes = None  # of the first file
         self.paths = []
         trajectories = []
         for pattern in patterns:
-            for path in sorted(glob.glob(pattern)) or [pattern]:
-                try:
-                    with h5py.File(path) as file:
-                        trajectories += self.read(file, trajectories_per_file)
-                except (OSError, KeyError, ValueError) as error:  # not there, truncated, arrays missing
-                    raise SystemExit(f"error: {path} is no dataset as collect_data.py makes them: {error}")
-                self.paths.append(path)
-        files, first_bytes, lengths, self.returns, states, actions = zip(*trajectories)
+            self.paths += sorted(glob.glob(pattern)) or [pattern]
+        try:
+            for number, path in enumerate(self.paths):
+                with h5py.File(path) as file:
+                    trajectories += self.read(file, number, trajectories_per_file)
+            files, first_bytes, lengths, self.returns, states, actions = zip(*trajectories)
+        except (OSError, KeyError, ValueError) as error:  # not there, truncated, something is missing
+            raise SystemExit(f"error: {path} is no dataset as collect_data.py makes them: {error}")
 
-        # of the trajectories, whatever the seed: label budgets are its beginnings
         self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
         self.states = join(states)
         self.actions = join(actions).clamp(-1, 1)
@@ -628,53 +626,53 @@ class Dataset:
         time = torch.arange(len(self.first)) - self.first
         self.byte_offset = torch.tensor(first_bytes)[self.trajectory] + time * FRAME_BYTES
 
-        if data_device == "auto" and args.device.startswith("cuda"):
-            fits = len(time) * FRAME_BYTES < torch.cuda.mem_get_info()[0] / 2
-            data_device = "gpu" if fits else "disk"
-        self.device = args.device if data_device == "gpu" else "cpu"
+        free_memory = torch.cuda.mem_get_info()[0] if HAS_GPU else 0
+        fits = len(time) * FRAME_BYTES < free_memory / 2
+        on_gpu = data_device == "gpu" or data_device == "auto" and fits
+        self.device = args.device if on_gpu else "cpu"
         self.maps = [map_frames(path, self.device) for path in self.paths]
 
-    def read(self, file, limit):
+    def read(self, file, number, limit):
         """Yields file, first byte and number of frames, return, states and actions of its trajectories."""
         task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
-        self.tasks.append(task)
         self.task = self.task or task
-        if not self.paths:
-            self.attributes = dict(file.attrs)
-            self.difficulty = self.attributes["difficulty"]
+        self.attributes = self.attributes or dict(file.attrs)
+        self.difficulty = self.attributes["difficulty"]
         for name in sorted(filter(str.isdigit, file), key=int)[:limit]:
             group = file[name]
             obs = group["obs"]
             first_byte = obs.id.get_offset()
             if obs.shape[1:] != (IMG_HW, IMG_HW, 3) or obs.dtype != np.uint8 or first_byte is None:
                 raise ValueError(
-                    f"obs of trajectory {name} are {obs.dtype} {obs.shape}, perhaps compressed or chunked, not uint8 "
-                    "(T, 64, 64, 3) and contiguous; h5repack -l CONTI IN OUT makes arrays contiguous"
+                    f"obs of trajectory {name} are {obs.dtype} {obs.shape}, perhaps compressed or chunked, not "
+                    "uint8 (T, 64, 64, 3) and contiguous; h5repack -l CONTI IN OUT makes arrays contiguous"
                 )
             arrays = []
             for kind in ("states", "actions"):
-                known = task == self.task and kind in group
-                array = group[kind][:] if known else np.full((len(obs), 1), np.nan, np.float32)
-                if len(array) != len(obs) or known and not np.isfinite(array).all():
-                    raise ValueError(f"{kind} of trajectory {name} hold NaN, or are not as many as obs")
+                array = torch.full((len(obs), 1), math.nan)
+                if task == self.task and kind in group:
+                    array = torch.from_numpy(group[kind][:])
+                    if len(array) != len(obs) or not array.isfinite().all():
+                        raise ValueError(f"{kind} of trajectory {name} hold NaN, or are not as many as obs")
                 arrays.append(array)
-            yield len(self.paths), first_byte, len(obs), group.attrs.get("traj_return", np.nan), *arrays
+            yield number, first_byte, len(obs), group.attrs.get("traj_return", np.nan), *arrays
 
     def transitions(self, trajectories):
-        """Indices of the frames that have a successor, in the given trajectories: int64, in the files' order."""
-        has_next = torch.arange(len(self.last)) < self.last
-        return (has_next & torch.isin(self.trajectory, torch.as_tensor(trajectories))).nonzero()[:, 0]
+        """Indices of the given trajectories' frames that have a successor: int64, in the files' order."""
+        chosen = torch.isin(self.trajectory, torch.as_tensor(trajectories))
+        chosen[self.last] = False
+        return chosen.nonzero()[:, 0]
 
     def future(self, index, max_offset, generator):
-        """index + k with k uniform in 1..max_offset, or in as much of it as the trajectory has left: int64 (B,)."""
+        """index + k with k uniform in 1..max_offset, or in what the trajectory has left of it: int64 (B,)."""
         reach = (self.last[index] - index).clamp(max=max_offset)
         k = 1 + (torch.rand(len(index), generator=generator) * reach).long()
         return index + torch.minimum(k, reach)
 
     def observe(self, index, extra=0):
-        """The stacked frames up to each index, at a trajectory's start the first again, and extra ones.
+        """The stacked frames up to each index, and extra later ones: (B, 3 (T + extra), 64, 64) in [-1, 1].
 
-        (B, 3 (T + extra), 64, 64) in [-1, 1], oldest frame first.
+        Oldest frame first; before a trajectory's start the first frame again.
         """
         rows = index[:, None] + torch.arange(1 - self.args.frame_stack, 1 + extra)
         rows = torch.maximum(rows, self.first[index][:, None])
@@ -699,24 +697,23 @@ class Dataset:
 
 
 def map_frames(path, device):
-    """A file as a row for every byte at which a frame could begin: uint8 (positions, FRAME_BYTES), nothing copied.
+    """A file as a row for every byte at which a frame could begin: uint8 (positions, FRAME_BYTES), no copy.
 
-    The rows overlap; one index_select by byte offset gathers frames from anywhere in a file of any size. A second
-    array per frame (a mask) is another such view, with the length of its own rows and its own byte offsets. On a
-    GPU lies a copy of the file.
+    The rows overlap; one index_select by byte offset gathers frames from anywhere in a file of any size. A
+    second array per frame (a mask) is another such view, with its own length of rows and its own byte offsets.
+    On a GPU lies a copy of the file.
     """
     warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
     mapped = np.memmap(path, np.uint8, mode="r")
     if device == "cpu":
         mapped.base.madvise(mmap.MADV_RANDOM)  # read no more than a batch asks for
-    positions = max(len(mapped) - FRAME_BYTES + 1, 0)
-    return torch.from_numpy(mapped).to(device).as_strided((positions, FRAME_BYTES), (1, 1))
+    return torch.from_numpy(mapped).to(device).unfold(0, FRAME_BYTES, 1)
 
 
 def join(arrays):
     """Arrays (T, D) of all trajectories, one after the other; those that are NaN have a single column."""
     dim = max(array.shape[1] for array in arrays)
-    return torch.from_numpy(np.concatenate([np.broadcast_to(array, (len(array), dim)) for array in arrays]))
+    return torch.cat([array.expand(-1, dim) for array in arrays])
 
 
 def to_device(x, device):
@@ -738,61 +735,57 @@ def to_input(frames, args):
 MAX_SHIFT = 14  # pixels
 MAX_ROTATION = math.pi / 2  # radians
 DISTORTION = 0.5  # corners of a perspective move inwards by at most this share of half the image
-# first and second warp of each kind: 0 identity, 1 shift, 2 rotation, 3 perspective
-AUGMENTATIONS = torch.tensor([[0, 0], [1, 0], [2, 0], [3, 0], [1, 2], [2, 1], [2, 3], [3, 2]])
+HALF = (IMG_HW - 1) / 2  # pixels from the image's centre to the middle of its outermost pixels
+# kinds of warps: 0 identity, 1 shift, 2 rotation, 3 perspective; a pair is one of these eight
+FIRST_WARPS = torch.tensor([0, 1, 2, 3, 1, 2, 2, 3])
+SECOND_WARPS = torch.tensor([0, 0, 0, 0, 2, 1, 3, 2])
 
 
 def augment(images, generator):
-    """Warps each image (B, C, 64, 64) by a random homography; all frames of a stack move together."""
-    return warp(images, random_homographies(len(images), generator))
+    """Warps each image (B, C, 64, 64), all frames of a stack alike: bilinear sampling, replicated edges."""
+    homographies = random_homographies(len(images), generator)
+    axis = torch.arange(IMG_HW, device=images.device) - HALF
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # (3, 64²)
+    points = homographies.to(images.device, non_blocking=True) @ pixels  # (B, 3, 64²)
+    grid = (points[:, :2] / points[:, 2:] / HALF).mT.unflatten(1, (IMG_HW, IMG_HW))
+    return F.grid_sample(images.float(), grid, "bilinear", "border", align_corners=True).to(images.dtype)
 
 
 def random_homographies(number, generator):
     """From output to input pixels about the image's centre: float32 (number, 3, 3)."""
-    warps = torch.eye(3).repeat(4, number, 1, 1)  # identity, shift, rotation, perspective
-    warps[1, :, :2, 2] = (MAX_SHIFT * (torch.rand(number, 2, generator=generator) * 2 - 1)).round()
+    warps = torch.eye(3).repeat(4, number, 1, 1)
+    shift = MAX_SHIFT * (torch.rand(number, 2, generator=generator) * 2 - 1)
+    warps[1, :, :2, 2] = shift.round()
     angle = MAX_ROTATION * (torch.rand(number, generator=generator) * 2 - 1)
     rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1)
     warps[2, :, :2, :2] = rotation.view(number, 2, 2)
-    inwards = 1 - DISTORTION * torch.rand(number, 4, 2, generator=generator)
-    warps[3] = perspective(inwards)
-    first, second = AUGMENTATIONS[torch.randint(len(AUGMENTATIONS), (number,), generator=generator)].T
+    warps[3] = perspective(1 - DISTORTION * torch.rand(number, 4, 2, generator=generator))
+    pair = torch.randint(len(FIRST_WARPS), (number,), generator=generator)
     each = torch.arange(number)
-    return warps[first, each] @ warps[second, each]
+    return warps[FIRST_WARPS[pair], each] @ warps[SECOND_WARPS[pair], each]
 
 
 def perspective(inwards):
-    """Homographies (n, 3, 3) from the corners moved inwards by factors (n, 4, 2) to the image's own corners."""
-    half = (IMG_HW - 1) / 2
-    corners = torch.tensor([[-half, -half], [half, -half], [half, half], [-half, half]]).expand_as(inwards)
+    """Homographies (n, 3, 3) from corners moved inwards by factors (n, 4, 2) to the image's own corners."""
+    corners = HALF * torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     moved = F.pad(corners * inwards, (0, 1), value=1.0)  # (n, 4, 3), homogeneous
     zero = torch.zeros_like(moved)
-    # (h₁ · moved) / (h₃ · moved) = u and (h₂ · moved) / (h₃ · moved) = v: eight linear equations, as h₃₃ = 1
-    rows_u = torch.cat([moved, zero, -corners[..., :1] * moved[..., :2]], -1)
-    rows_v = torch.cat([zero, moved, -corners[..., 1:] * moved[..., :2]], -1)
-    entries = torch.linalg.solve(torch.cat([rows_u, rows_v], 1), torch.cat(corners.unbind(-1), 1))
+    # with rows h₁, h₂, h₃ of the homography: (h₁ - u h₃) · moved = 0 and (h₂ - v h₃) · moved = 0, where h₃₃ = 1
+    u_rows = torch.cat([moved, zero, -corners[:, :1] * moved[..., :2]], -1)
+    v_rows = torch.cat([zero, moved, -corners[:, 1:] * moved[..., :2]], -1)
+    entries = torch.linalg.solve(torch.cat([u_rows, v_rows], 1), corners.T.flatten())
     return F.pad(entries, (0, 1), value=1.0).view(-1, 3, 3)
-
-
-def warp(images, homographies):
-    """Images (B, C, 64, 64) seen through homographies (B, 3, 3): bilinear sampling, replicated edges."""
-    half = (IMG_HW - 1) / 2
-    axis = torch.arange(IMG_HW, device=images.device) - half
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # (3, 64²)
-    points = homographies.to(images.device, non_blocking=True) @ pixels  # (B, 3, 64²)
-    grid = (points[:, :2] / points[:, 2:] / half).unflatten(2, (IMG_HW, IMG_HW)).permute(0, 2, 3, 1)
-    return F.grid_sample(images.float(), grid, "bilinear", "border", align_corners=True).to(images.dtype)
 
 
 # ---- Run keeping: records, checkpoints, results ------------------------------------------------------------
 
 
 class Run:
-    """The run's folder: arguments, script, metrics.jsonl, weights, results. Of several ranks the first one writes.
+    """The run's folder: arguments, script, metrics.jsonl, weights, results. Of several ranks the first writes.
 
-    checkpoint.pt holds what --resume needs: the stage and its step, the state of all that is trained, the results
-    so far, and the size of metrics.jsonl. Ctrl-C and SIGTERM end a stage with a checkpoint.
+    checkpoint.pt holds what --resume needs: the stage and its step, the state of all that is trained, the
+    results so far, and the size of metrics.jsonl. Ctrl-C and SIGTERM end a stage with a checkpoint.
     """
 
     def __init__(self, args, task):
@@ -801,52 +794,47 @@ class Run:
         self.folder = args.resume or f"{args.runs}/{name}"
         self.checkpoint = {"stage": None, "results": {"budgets": {}}, "metrics_size": 0}
         if os.path.exists(f"{self.folder}/checkpoint.pt"):
-            self.checkpoint = torch.load(f"{self.folder}/checkpoint.pt", args.device, weights_only=True)
+            self.checkpoint = torch.load(f"{self.folder}/checkpoint.pt", args.device)
         self.results = self.checkpoint["results"]
-        self.in_stage = False
+        self.stage = None
         self.stop_asked = False
-        signal.signal(signal.SIGTERM, self.request_stop)
-        signal.signal(signal.SIGINT, self.request_stop)
+        signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGINT, self.stop)
         if WORLD_SIZE > 1:
             dist.barrier()  # all have read the checkpoint before the first rank writes another
-        if RANK == 0:
-            self.open_folder()
-
-    def open_folder(self):
+        if RANK > 0:
+            return
         os.makedirs(self.folder, exist_ok=True)
-        self.metrics = open(f"{self.folder}/metrics.jsonl", "ab")  # noqa: SIM115 open as long as the process
+        self.metrics = open(f"{self.folder}/metrics.jsonl", "a")  # noqa: SIM115 open as long as the process
         try:
             fcntl.flock(self.metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SystemExit(f"error: another process works in {self.folder}")
-        self.metrics.truncate(
-            self.checkpoint["metrics_size"]
-        )  # what was logged after the checkpoint comes again
-        self.metrics.seek(0, os.SEEK_END)
-        arguments = dataclasses.asdict(self.args)
-        self.save("args.json", json.dumps(arguments, indent=2).encode())
-        self.save(SCRIPT.name, SCRIPT.read_bytes())
+        self.metrics.seek(self.checkpoint["metrics_size"])
+        self.metrics.truncate()  # what was logged after the checkpoint comes again
+        arguments = dataclasses.asdict(args)
+        self.save("args.json", json.dumps(arguments, indent=2))
+        self.save(SCRIPT.name, SCRIPT.read_text())
         name = os.path.basename(self.folder)
-        mode = "online" if self.args.track else "disabled"
+        mode = "online" if args.track else "disabled"
         self.wandb = wandb.init(
-            project="latent-actions", id=name, resume="allow", mode=mode, config=arguments
+            mode=mode, project="latent-actions", id=name, resume="allow", config=arguments
         )
         print(f"run folder: {self.folder}")
 
     def steps(self, stage, total, batch_size, **parts):
-        """Yields a stage's steps, from its checkpoint on; saves the parts, what is trained, when due and at a stop.
+        """Yields a stage's steps, from its checkpoint on; saves the parts (what is trained) when due, at a stop.
 
-        The first part is what the stage makes: at the end its weights go to <name>.pt, or <name>_<budget>.pt. Where
-        this file is there already, it is loaded and no step is left.
+        The first part is what the stage makes: at the end its weights go to <name>.pt, or <name>_<budget>.pt.
+        Where this file is there already, it is loaded and no step is left.
         """
-        name, product = next(iter(parts.items()))
         self.kind = stage.split("_")[0]
-        file_name = f"{name}{stage.removeprefix(self.kind)}.pt"
+        name, *_ = parts
+        product = parts[name]
+        file_name = f"{stage.replace(self.kind, name)}.pt"
         first = 0
         if os.path.exists(f"{self.folder}/{file_name}"):
-            product.load_state_dict(
-                torch.load(f"{self.folder}/{file_name}", self.args.device, weights_only=True)
-            )
+            product.load_state_dict(torch.load(f"{self.folder}/{file_name}", self.args.device))
             first = total
         elif self.checkpoint["stage"] == stage:
             first = self.checkpoint["step"]
@@ -854,80 +842,71 @@ class Run:
                 part.load_state_dict(self.checkpoint["parts"][name])
         saved_at = time.time()
         self.stage = stage
-        self.total = total
         self.batch_size = batch_size
         self.bar = tqdm(range(first, total), stage, total, initial=first, unit="update", disable=RANK > 0)
-        self.in_stage = True
         for step in self.bar:
             yield step
 
-            done = step + 1 == total
-            stop = self.stop_asked
-            if (
-                WORLD_SIZE > 1
-            ):  # ranks agree every log_interval steps, where the first waits for the GPU anyway
-                stop = (done or (step + 1) % self.args.log_interval == 0) and any_rank(stop, self.args.device)
+            stop = torch.tensor(float(self.stop_asked))
+            if WORLD_SIZE > 1:
+                dist.all_reduce(
+                    stop
+                )  # one rank's signal stops all; through the CPUs, so no GPU is waited for
             late = time.time() - saved_at > 60 * self.args.checkpoint_minutes
-            if done or stop or late:
+            if late or stop or step + 1 == total:
                 if not all(weight.isfinite().all() for weight in product.parameters()):
                     raise SystemExit(
-                        f"error: {stage}: weights not finite at step {step + 1}; the last checkpoint stands"
+                        f"error: {stage}: weights not finite at step {step + 1}; resume goes back"
                     )
                 self.save_checkpoint(stage, step + 1, parts)
                 saved_at = time.time()
             if stop:
+                self.stage = None
                 self.stop()
-        self.in_stage = False
+        self.stage = None
         self.save(file_name, product.state_dict())
 
     def log_due(self, step):
-        return RANK == 0 and ((step + 1) % self.args.log_interval == 0 or step + 1 == self.total)
+        return RANK == 0 and ((step + 1) % self.args.log_interval == 0 or step + 1 == self.bar.total)
 
     def log(self, step, optim, **values):
         """Records numbers, or tensors of one number, of the first rank. Reading them waits for the GPU."""
         values["learning_rate"] = optim.param_groups[0]["lr"]
-        values["transitions_per_second"] = self.batch_size * (self.bar.format_dict["rate"] or 0)
+        speed = self.batch_size * (self.bar.format_dict["rate"] or 0)
+        values["transitions_per_second"] = speed
         record = {f"{self.kind}/{name}": float(value) for name, value in values.items()}
-        if not all(math.isfinite(value) for value in record.values()):
+        if not all(map(math.isfinite, record.values())):
             raise SystemExit(
-                f"error: {self.stage}: not finite at step {step + 1}: {record}; the last checkpoint stands"
+                f"error: {self.stage}: not finite at step {step + 1}: {record}; resume goes back"
             )
-        self.bar.set_postfix(record)
+        self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:.0f} transitions/s")
         self.write_record({"stage": self.stage, "step": step + 1, **record})
 
     def write_record(self, record):
-        self.metrics.write(json.dumps(record).encode() + b"\n")
-        self.metrics.flush()
+        print(json.dumps(record), file=self.metrics, flush=True)
         self.wandb.log(record)
 
-    def request_stop(self, *_):
+    def stop(self, *_):
+        """Answers a signal: between stages at once, inside one after the step, when all ranks know of it."""
         self.stop_asked = True
-        if not self.in_stage:
-            self.stop()
-
-    def stop(self):
-        raise SystemExit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
+        if self.stage is None:
+            raise SystemExit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
 
     def save_checkpoint(self, stage, step, parts):
         if RANK == 0:
-            checkpoint = {
-                "stage": stage,
-                "step": step,
-                "results": self.results,
-                "metrics_size": self.metrics.tell(),
-            }
-            checkpoint["parts"] = {name: part.state_dict() for name, part in parts.items()}
-            self.save("checkpoint.pt", checkpoint)
+            states = {name: part.state_dict() for name, part in parts.items()}
+            checkpoint = {"stage": stage, "step": step, "parts": states, "results": self.results}
+            self.save("checkpoint.pt", checkpoint | {"metrics_size": self.metrics.tell()})
 
     def save(self, file_name, content):
-        """Writes bytes, or what torch.save takes, whole or not at all."""
+        """Writes text, or what torch.save takes, whole or not at all."""
         if RANK > 0:
             return
         path = f"{self.folder}/{file_name}"
         try:
             with open(f"{path}.partial", "wb") as file:
-                if isinstance(content, bytes):
-                    file.write(content)
+                if isinstance(content, str):
+                    file.write(content.encode())
                 else:
                     torch.save(content, file)
         except (OSError, RuntimeError) as error:  # a full disk; torch.save hides the first in the second
@@ -939,26 +918,16 @@ class Run:
         """Keeps what a label budget has reached. returns: (2, episodes), with seen and with unseen videos."""
         for videos, played in zip(("seen_videos", "unseen_videos"), returns):
             mean = played.mean().item()
-            score = mean / self.results["reference_return"]
             measures[videos] = {
                 "return_mean": mean,
                 "return_std": played.std().item(),
-                "normalized_score": score,
+                "normalized_score": mean / self.results["reference_return"],
+                "returns": played.tolist(),
             }
-            measures[videos]["returns"] = played.tolist()
             self.write_record({"stage": f"eval_{number}", f"eval/return_mean/{videos}": mean})
         self.results["budgets"][str(number)] = measures
-        self.save_results()
+        self.save("results.json", json.dumps(self.results, indent=2))
         self.save_checkpoint(None, 0, {})
-
-    def save_results(self):
-        self.save("results.json", json.dumps(self.results, indent=2).encode())
-
-
-def any_rank(flag, device):
-    flags = torch.tensor(float(flag), device=device)
-    dist.all_reduce(flags)
-    return flags.item() > 0
 
 
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------
@@ -976,9 +945,9 @@ DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos
 class DistractingControl(gym.Wrapper):
     """Pixels before colours, a camera and a background video that drift independently of the physics.
 
-    Observations are uint8 (64, 64, 3); `info` holds dm_control's states, a dictionary. One seed gives the same
-    physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none. videos:
-    uint8 (frames, 160, 160, 3), none for the task's own sky.
+    Observations are uint8 (64, 64, 3); `info` holds dm_control's states, a dictionary. One seed gives the
+    same physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none.
+    videos: uint8 (frames, 160, 160, 3), none for the task's own sky.
     """
 
     def __init__(self, env, color_scale, camera_scale, videos):
@@ -990,52 +959,52 @@ class DistractingControl(gym.Wrapper):
         self.camera_scale = camera_scale
         self.videos = videos
         self.physics = env.unwrapped.physics
-        self.colors = self.physics.model.mat_rgba[:, :3]  # a view: what is written here is rendered
-        self.own_colors = self.colors.copy()
-        if videos:
-            model = self.physics.model
-            hw = videos[0].shape[1]
-            self.sky = model.name2id("skybox", "texture")
-            model.tex_width[self.sky] = hw
-            model.tex_height[self.sky] = 6 * hw
-            start = model.tex_adr[self.sky]
-            texture = model.tex_data[start : start + 6 * hw * hw * 3]
-            self.sky_faces = texture.reshape(6, hw, hw, 3)  # a view, too
-            alpha = 0.3 if model.name == "humanoid" else 1.0  # its ground would hide most of the background
-            self.physics.named.model.mat_rgba["grid", "a"] = alpha
-        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # a new one for each picture is slow
+        self.own_colors = self.physics.model.mat_rgba[:, :3].copy()
+        if videos and self.physics.model.name == "humanoid":  # its ground would hide most of the background
+            self.physics.named.model.mat_rgba["grid", "a"] = 0.3
+        self.camera = Camera(self.physics, IMG_HW, IMG_HW, 0)  # a new one for each picture is slow
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, seed=None, options=None):
         states, _ = self.env.reset(seed=seed, options=options)
-        color_rng, camera_rng, video_rng = np.random.default_rng(seed).spawn(3)
-        own_position = self.physics.data.cam_xpos[0] - self.physics.data.subtree_com[1]
-        self.distractors = zip(
-            walk_colors(color_rng, self.color_scale, self.own_colors),
-            walk_camera(camera_rng, self.camera_scale, own_position),
-            play_to_and_fro(video_rng, self.videos),
-        )
-        return self.draw(), states
+        self.pictures = self.draw(seed)
+        return next(self.pictures), states
 
     def step(self, action):
         states, reward, terminated, truncated, _ = self.env.step(action)
-        return self.draw(), reward, terminated, truncated, states
+        return next(self.pictures), reward, terminated, truncated, states
 
-    def draw(self):
-        """The picture of the current state, uint8 (64, 64, 3), under the next step of each distractor."""
+    def draw(self, seed):
+        """Yields pictures of the present state, uint8 (64, 64, 3), each under the distractors' next step."""
         import mujoco
 
-        self.colors[:], (position, roll), sky = next(self.distractors)
-        if self.videos:
-            self.sky_faces[:] = sky
-            contexts = self.physics.contexts
-            with contexts.gl.make_current() as context:
-                context.call(mujoco.mjr_uploadTexture, self.physics.model.ptr, contexts.mujoco.ptr, self.sky)
-        mujoco.mj_camlight(
-            self.physics.model.ptr, self.physics.data.ptr
-        )  # puts the camera back to its own pose
-        if self.camera_scale > 0:
-            move_camera(self.physics.data, position, roll)
-        return self.camera.render().copy()
+        model = self.physics.model
+        data = self.physics.data
+        color_rng, camera_rng, video_rng = np.random.default_rng(seed).spawn(3)
+        colors = walk_colors(color_rng, self.color_scale, self.own_colors)
+        poses = walk_camera(camera_rng, self.camera_scale, data.cam_xpos[0] - data.subtree_com[1])
+        frames = play_to_and_fro(video_rng, self.videos)
+        while True:
+            model.mat_rgba[:, :3] = next(colors)
+            if self.videos:
+                show_in_sky(self.physics, next(frames))
+            mujoco.mj_camlight(model.ptr, data.ptr)  # puts the camera back to its own pose
+            if self.camera_scale > 0:
+                move_camera(data, *next(poses))
+            yield self.camera.render().copy()
+
+
+def show_in_sky(physics, picture):
+    """Makes a picture, uint8 (H, H, 3), the texture of all six faces of the sky."""
+    import mujoco
+
+    model = physics.model
+    sky = model.name2id("skybox", "texture")
+    model.tex_width[sky] = len(picture)
+    model.tex_height[sky] = 6 * len(picture)
+    start = model.tex_adr[sky]
+    model.tex_data[start : start + 6 * picture.size] = np.tile(picture.ravel(), 6)
+    with physics.contexts.gl.make_current() as context:
+        context.call(mujoco.mjr_uploadTexture, model.ptr, physics.contexts.mujoco.ptr, sky)
 
 
 def walk_colors(rng, s, own_colors):
@@ -1052,8 +1021,8 @@ def walk_colors(rng, s, own_colors):
 def walk_camera(rng, s, own_position):
     """Yields the camera's position about the agent's centre of mass, in metres, and its roll, in radians.
 
-    Ranges are of (radius, elevation above the horizon, azimuth) about its own position (x, y, z); velocities are
-    metres and radians per step.
+    Ranges are of (radius, elevation above the horizon, azimuth) about its own position (x, y, z); velocities
+    are metres and radians per step.
     """
     radius, elevation, azimuth = to_spherical(own_position)
     angle = math.pi / 2 * s
@@ -1076,24 +1045,19 @@ def walk_camera(rng, s, own_position):
 
 
 def play_to_and_fro(rng, videos):
-    """Yields the frames of a random video, from a random one on, in a random direction; None without videos."""
-    if not videos:
-        yield from itertools.repeat(None)
+    """Yields the frames of a random video, from a random one on, in a random direction."""
     video = videos[rng.integers(len(videos))]
     frames = [*video, *video[-2:0:-1]]
     start = rng.integers(len(frames))
-    while True:
-        yield from frames[start:]
-        start = 0
+    yield from itertools.cycle(frames[start:] + frames[:start])
 
 
 def move_camera(data, position, roll):
     """Moves camera 0; it looks at the point on its own axis that is as far away as the agent."""
     agent = data.subtree_com[1]
-    own_position = data.cam_xpos[0]
+    offset = data.cam_xpos[0] - agent
     own_axis = data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
-    target = own_position - own_axis * np.linalg.norm(own_position - agent)
-    z = normalized(agent + position - target)
+    z = normalized(position - offset + own_axis * np.linalg.norm(offset))
     x = normalized(np.cross([0, 0, 1], z))
     y = np.cross(z, x)
     cos, sin = math.cos(roll), math.sin(roll)
@@ -1106,7 +1070,7 @@ def normalized(vector):
 
 
 def to_spherical(point):
-    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2], whose cut no camera comes near)."""
+    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2]); no camera nears the cut."""
     x, y, z = point
     azimuth = math.atan2(y, x)
     if azimuth > math.pi / 2:
@@ -1122,8 +1086,8 @@ def to_cartesian(position):
 
 
 def make_env(task, difficulty, backgrounds, split):
-    """A dm_control task under a difficulty's distractors, with the videos of a split in backgrounds/<split>/*.npy."""
-    scale = DIFFICULTIES[difficulty][0]
+    """A dm_control task under a difficulty's distractors, with the videos in backgrounds/<split>/*.npy."""
+    scale, _ = DIFFICULTIES[difficulty]
     return DistractingControl(load_task(task), scale, scale, load_videos(backgrounds, split, difficulty))
 
 
@@ -1146,15 +1110,17 @@ def load_task(task):
 
 
 def load_videos(backgrounds, split, difficulty):
-    """Background videos, uint8 (frames, 160, 160, 3), mapped: all of "val", of "train" as many as the difficulty says."""
-    number = DIFFICULTIES[difficulty][1]
-    files = sorted(Path(backgrounds, split).glob("*.npy"))
-    if number != 0 and not files:
-        where = Path(backgrounds, split)
+    """Background videos, uint8 (frames, 160, 160, 3), mapped: all of "val", of "train" the difficulty's number."""
+    _, number = DIFFICULTIES[difficulty]
+    if number == 0:
+        return []
+    folder = Path(backgrounds, split)
+    files = sorted(folder.glob("*.npy"))
+    if not files:
         raise SystemExit(
-            f"error: no videos (*.npy) in {where}; collect_data.py makes some, --eval.backgrounds says where"
+            f"error: no videos (*.npy) in {folder}: collect_data.py, or --eval.backgrounds FOLDER"
         )
-    if split == "train" or number == 0:
+    if split == "train":
         files = files[:number]
     return [np.load(file, mmap_mode="r") for file in files]
 
@@ -1169,9 +1135,7 @@ def pick_rendering_backend():
         os.environ["MUJOCO_GL"] = backend
         if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
             return
-    raise SystemExit(
-        "error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6"
-    )
+    raise SystemExit("error: no OpenGL to render with: apt-get install libegl1 libopengl0, or libosmesa6")
 
 
 # ---- Evaluation --------------------------------------------------------------------------------------------
@@ -1185,12 +1149,10 @@ BC_RETURNS = {  # of the paper's BC on all labels, with and without distractors 
 
 
 def evaluate(args, data, actor, decoder, film):
-    """Returns of greedy episodes in the data's task, before seen and unseen videos, all in one batch: (2, episodes)."""
-    seeds = (
-        np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes).tolist()
-    )  # not the data's
-    episodes = [("train", seed) for seed in seeds] + [("val", seed) for seed in seeds]
-    parts = np.array_split(np.arange(len(episodes)), min(args.eval.num_workers, len(episodes)))
+    """Returns of greedy episodes in the data's task, all in one batch: with seen and with unseen videos."""
+    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes)  # not the data's
+    episodes = list(itertools.product(("train", "val"), seeds.tolist()))
+    parts = np.array_split(range(len(episodes)), min(args.eval.num_workers, len(episodes)))
     spawn = multiprocessing.get_context("spawn")
     pipes = []
     for part in parts:
@@ -1207,7 +1169,7 @@ def evaluate(args, data, actor, decoder, film):
             observations, rewards = map(np.concatenate, zip(*answers))
             returns += rewards
             if step % 4 == 0 and step < 400:  # two episodes with seen videos, two with unseen ones
-                pictures.append(np.concatenate(observations[[0, 1, -2, -1], -1], axis=1))
+                pictures.append(np.hstack(observations[[0, 1, -2, -1], -1]))
             with torch.no_grad(), args.autocast():
                 actions = decoder(actor(to_input(torch.from_numpy(observations), args)))
             for pipe, part in zip(pipes, parts):
@@ -1219,22 +1181,20 @@ def evaluate(args, data, actor, decoder, film):
 
 
 def play_episodes(pipe, args, task, difficulty, episodes):
-    """A worker process: steps its environments together, sends (observations, rewards), gets actions (n, A)."""
+    """A worker process: steps its environments together, sends (observations, rewards), receives actions."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
-    splits, seeds = zip(*episodes)
-    makers = [functools.partial(make_stacked_env, args, task, difficulty, split) for split in splits]
-    envs = gym.vector.SyncVectorEnv(makers)
-    observations, _ = envs.reset(seed=list(seeds))
-    rewards = np.zeros(len(seeds))
+    envs = []
+    observations = []
+    for split, seed in episodes:
+        env = make_env(task, difficulty, args.eval.backgrounds, split)
+        envs.append(gym.wrappers.FrameStackObservation(env, args.frame_stack, padding_type="reset"))
+        observations.append(envs[-1].reset(seed=seed)[0])
+    rewards = np.zeros(len(envs))
     with contextlib.suppress(EOFError, ConnectionError):  # the main process has ended
         while True:
             pipe.send((observations, rewards))
-            observations, rewards, *_ = envs.step(pipe.recv())
-
-
-def make_stacked_env(args, task, difficulty, split):
-    env = make_env(task, difficulty, args.eval.backgrounds, split)
-    return gym.wrappers.FrameStackObservation(env, args.frame_stack, padding_type="reset")
+            steps = [env.step(action) for env, action in zip(envs, pipe.recv())]
+            observations, rewards, *_ = zip(*steps)
 
 
 def print_table(results):
@@ -1252,7 +1212,7 @@ def print_table(results):
 
 
 def start_process(args):
-    """Has glibc keep freed memory: to map it anew at each step costs a CPU a quarter of its time. Connects the ranks."""
+    """Connects the ranks; has glibc keep freed memory, as mapping it anew costs a CPU a quarter of its time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
@@ -1262,13 +1222,11 @@ def start_process(args):
     if WORLD_SIZE > 1:
         if HAS_GPU:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group(
-            timeout=datetime.timedelta(hours=2)
-        )  # the others wait while the first evaluates
+        dist.init_process_group(timeout=datetime.timedelta(hours=2))  # they wait while the first evaluates
 
 
 def parse_args(argv):
-    """The command line: a preset's name first, paper if there is none. --resume brings the run's arguments back."""
+    """The command line: a preset's name first, else paper. --resume brings the run's arguments back."""
     if not argv or argv[0].startswith("-"):
         argv = ["paper", *argv]
     if argv[0] not in PRESETS:
@@ -1280,9 +1238,7 @@ def parse_args(argv):
             raise SystemExit(f"error: --resume {args.resume}: not the folder of a run of {SCRIPT.name}")
         for word in argv[1:]:
             if word.startswith("--") and not word.replace("-", "_").split("=")[0].endswith(OF_THIS_MACHINE):
-                raise SystemExit(
-                    f"error: {word} with --resume: a run goes on with the arguments it began with"
-                )
+                raise SystemExit(f"error: {word} with --resume: a run goes on with its own arguments")
         if own_script.read_bytes() != SCRIPT.read_bytes() and not args.accept_edited_script:
             raise SystemExit(
                 f"error: {SCRIPT} is not {own_script}, with which this run began; continue with that one, "
@@ -1306,29 +1262,28 @@ def restore(args, values):
 
 
 def load_data(args):
-    """Data, labelled data and evaluation data. Refuses what would fail only after hours; finds background videos."""
+    """Data, labelled and evaluation data. Refuses what would fail only after hours; finds background videos."""
     labeled_data = Dataset(args.labeled_data or args.data, args)
     data = Dataset(args.data, args, labeled_data.task, args.trajectories_per_file, args.data_device)
     source = labeled_data.paths[0]
     beside = ["val".join(path.rsplit("train", 1)) for path in labeled_data.paths]
     eval_data = Dataset(args.eval_data or beside, args)
     budgets = args.num_labeled_trajectories
+    lam = args.lam
     batch_sizes = (args.lam.batch_size, args.bc.batch_size, args.decoder.batch_size)
     if min(*budgets, *batch_sizes, args.eval.num_episodes, args.eval.num_workers, args.log_interval) < 1:
-        raise SystemExit(
-            "error: label budgets, batch sizes and numbers of episodes, workers, updates start at 1"
-        )
+        raise SystemExit("error: label budgets, sizes and numbers of episodes, workers, updates start at 1")
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
-    if len(set(labeled_data.tasks)) > 1:
-        raise SystemExit(f"error: the data are of {labeled_data.tasks}: give --labeled-data of one task")
+    if labeled_data.has_actions and labeled_data.actions.isnan().any():
+        raise SystemExit(f"error: {source} and others are not of one task: give --labeled-data")
     if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
     if len(data.transitions(data.shuffle)) < max(batch_sizes) or len(data.shuffle) < 2:
         raise SystemExit(f"error: {data.paths[0]} does not fill a batch, or has one trajectory: collect more")
     if eval_data.task != labeled_data.task or {*eval_data.paths} & {*data.paths, *labeled_data.paths}:
         raise SystemExit(
-            f"error: no evaluation file of {labeled_data.task} beside {source}; give --eval-data"
+            f"error: no evaluation file of {labeled_data.task} beside {source}: --eval-data FILE"
         )
     videos = labeled_data.attributes.get("backgrounds", "backgrounds")
     args.eval.backgrounds = args.eval.backgrounds or f"{os.path.dirname(source)}/{videos}"
@@ -1339,6 +1294,7 @@ def load_data(args):
 
 def describe(args, data):
     """What results.json says of the run itself. A reference_return counts as a score of 1."""
+    table_3 = BC_RETURNS.get(data.task, (None, None))
     return {
         "script": SCRIPT.name,
         "task": data.task,
@@ -1346,8 +1302,7 @@ def describe(args, data):
         "seed": args.seed,
         "dataset_return": round(float(np.mean(data.returns)), 2),
         "random_return": round(float(data.attributes.get("random_return", math.nan)), 2),
-        "reference_return": args.eval.reference_return
-        or BC_RETURNS.get(data.task, (None, None))[data.difficulty == "vanilla"],
+        "reference_return": args.eval.reference_return or table_3[data.difficulty == "vanilla"],
     }
 
 
@@ -1359,11 +1314,11 @@ def main(args):
     run.results |= describe(args, labeled_data)
     lam = train_lam(args, data, "lam", run)
     if RANK == 0:
-        probed_data = data if {*data.tasks} == {*labeled_data.tasks} else labeled_data
+        probed_data = data if data.actions.isfinite().all() else labeled_data
         run.results["latent_actions"] = held_out_probe(args, lam, probed_data, eval_data)
         print(f"latent actions: {run.results['latent_actions']}")
     actor = train_actor(args, data, lam, "bc", run)
-    run.save_results()
+    run.save("results.json", json.dumps(run.results, indent=2))
     for number in args.num_labeled_trajectories:
         if str(number) in run.results["budgets"] or not labeled_data.has_actions:
             continue  # a resumed run has finished it, or these are plain videos
