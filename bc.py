@@ -3,8 +3,8 @@
 "Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025; Section 3.
 
 The actor of the other methods, trained from scratch on true actions: on the few labelled trajectories that
-the others get to decode their latent actions (Table 9), and on the whole file (Table 10), whose return is what
-a normalised score of 1 means (Table 3).
+the others get to decode their latent actions (Table 9), and on the whole file (Table 10), whose return is
+what a normalised score of 1 means (Table 3).
 
     BC                       labels           →  actor_<n>.pt     for n labelled trajectories, or for all
     evaluation               environment      →  results.json     episodes on seen and on unseen videos
@@ -13,22 +13,19 @@ a normalised score of 1 means (Table 3).
     python bc.py --num-labeled-trajectories all         # the return that normalises the others
     python bc.py --num-labeled-trajectories 2 8 32 128  # from scratch on each budget (Figure 8)
     python bc.py --resume runs/<run>                    # continues a killed run
-    torchrun --nproc-per-node 8 bc.py                   # 8 GPUs, each with its rows of every batch
+    torchrun --nproc-per-node 8 bc.py                   # 8 GPUs, each has its rows of every batch
 
-Everything goes to runs/<task>__bc__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is
-one update), results.json, weights, checkpoint.pt, films. Where we deviate from the paper: README.md.
+Everything goes to runs/<task>__bc__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step
+is one update), results.json, weights, checkpoint.pt, films. Where we deviate from the paper: README.md.
 """
 
 import contextlib
 import ctypes
-import dataclasses
 import datetime
 import fcntl
-import functools
 import glob
 import itertools
 import json
-import math
 import mmap
 import multiprocessing
 import os
@@ -37,7 +34,9 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from math import atan2, cos, hypot, isfinite, nan, pi, sin
 from pathlib import Path
 from typing import Literal
 
@@ -47,10 +46,10 @@ import imageio.v3 as imageio
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn as nn
 import torch.nn.functional as F
 import tyro
 import wandb
+from torch import nn
 from tqdm import tqdm
 
 SCRIPT = Path(__file__)
@@ -58,10 +57,8 @@ RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun ha
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 IMG_HW = 64  # height and width of an observation, pixels
 HAS_GPU = torch.cuda.is_available()
-CPU = (
-    torch.cpu.get_capabilities()
-)  # without instructions for bfloat16 it emulates them, at a third of the speed
-HAS_BFLOAT16 = HAS_GPU or CPU.get("avx512_bf16", False) or CPU.get("bf16", False)  # the last on ARM
+CPU = torch.cpu.get_capabilities()  # without instructions for bfloat16 it takes three times as long
+HAS_BFLOAT16 = HAS_GPU or CPU.get("avx512_bf16") or CPU.get("bf16")  # the last on ARM
 
 
 # ---- Arguments: the defaults are the paper's (Appendix F, Tables 9 and 10) ---------------------------------
@@ -123,7 +120,7 @@ class Args:
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def autocast(self):
-        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16")
 
 
 SMALL = {"batch_size": 256, "warmup_epochs": 0.5, "encoder_scale": 1, "encoder_num_res_blocks": 1}
@@ -233,8 +230,7 @@ def action_error(args, actor, data):
 def infer_some(args, network, data, trajectories):
     """z and actions of at most 50,000 transitions: the same ones for files of the same trajectories."""
     index = data.transitions(trajectories)
-    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
-    index = index[order[:50_000]]
+    index = index[permutation(len(index), 0, 0)[:50_000]]
     return infer_all(args, network, data, index), data.actions[index].to(args.device)
 
 
@@ -257,21 +253,26 @@ def learning_rate(peak, step, warmup, total, schedule):
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(total - warmup, 1)
-    decay = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
+    decay = 0.5 * (1 + cos(pi * progress)) if schedule == "cosine" else 1 - progress
     return peak * decay
 
 
 def batch_at(index, batch_size, seed, step):
     """A rank's rows of a batch: each epoch passes over a new permutation and drops what fills no batch."""
     epoch, position = divmod(step, len(index) // batch_size)
-    order = epoch_order(len(index), seed * 1_000_003 + epoch)
+    order = permutation(len(index), seed, epoch)
     batch = index[order[position * batch_size : (position + 1) * batch_size]]
     return batch.chunk(WORLD_SIZE)[RANK]
 
 
-@functools.lru_cache(maxsize=1)
-def epoch_order(number, seed):
-    return torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+@lru_cache(1)
+def permutation(number, seed, epoch):
+    return torch.randperm(number, generator=step_generator(seed, epoch))
+
+
+def step_generator(seed, step, rank=0):
+    """What is random in a step depends on these alone, so that a checkpoint needs no random state."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 2**40)
 
 
 def average_gradients(optim):
@@ -280,9 +281,10 @@ def average_gradients(optim):
         gradients = [parameter.grad for parameter in optim.param_groups[0]["params"]]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
-        means = flat.div(WORLD_SIZE).split([gradient.numel() for gradient in gradients])
-        for gradient, mean in zip(gradients, means):
-            gradient.copy_(mean.view(gradient.shape))
+        flat /= WORLD_SIZE
+        for gradient in gradients:
+            gradient.copy_(flat[: gradient.numel()].view(gradient.shape))
+            flat = flat[gradient.numel() :]
 
 
 # ---- Data: HDF5 files of trajectories (docs/data.md) -------------------------------------------------------
@@ -293,11 +295,11 @@ FRAME_BYTES = IMG_HW * IMG_HW * 3
 class Dataset:
     """The trajectories of one or more HDF5 files. Frames stay in the files, mapped, or are copied to the GPU.
 
-    An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A), clipped to
-    [-1, 1] (the paper's files hold unclipped means): those of one task, the first file's or the given one, NaN
-    in the rows of others and of plain videos. first, last, trajectory: int64 (N,), the ends and the number of each
-    frame's trajectory. shuffle: a fixed order of the trajectories, whose beginnings are the label budgets. A file
-    that is no dataset ends the script with one line.
+    An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A), clipped
+    to [-1, 1] (the paper's files hold unclipped means): those of one task, the first file's or the given one;
+    NaN in rows of others and of plain videos. first, last, trajectory: int64 (N,), ends and number of each
+    frame's trajectory. shuffle: a fixed order of the trajectories, whose beginnings are the label budgets. A
+    file that is no dataset ends the script with one line.
     """
 
     def __init__(self, patterns, args, task=None, trajectories_per_file=None, data_device="disk"):
@@ -319,7 +321,7 @@ class Dataset:
         self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
         self.states = join(states)
         self.actions = join(actions).clamp(-1, 1)
-        self.has_actions = bool(self.actions.isfinite().any())
+        self.has_actions = self.actions.isfinite().any()
         lengths = torch.tensor(lengths)
         ends = lengths.cumsum(0)
         self.trajectory = torch.repeat_interleave(lengths)
@@ -347,18 +349,18 @@ class Dataset:
             first_byte = obs.id.get_offset()
             if obs.shape[1:] != (IMG_HW, IMG_HW, 3) or obs.dtype != np.uint8 or first_byte is None:
                 raise ValueError(
-                    f"obs of trajectory {name} are {obs.dtype} {obs.shape}, perhaps compressed or chunked, not "
+                    f"obs of trajectory {name} are {obs.dtype} {obs.shape}, maybe compressed or chunked, not "
                     "uint8 (T, 64, 64, 3) and contiguous; h5repack -l CONTI IN OUT makes arrays contiguous"
                 )
             arrays = []
             for kind in ("states", "actions"):
-                array = torch.full((len(obs), 1), math.nan)
+                array = torch.full((len(obs), 1), nan)
                 if task == self.task and kind in group:
                     array = torch.from_numpy(group[kind][:])
                     if len(array) != len(obs) or not array.isfinite().all():
                         raise ValueError(f"{kind} of trajectory {name} hold NaN, or are not as many as obs")
                 arrays.append(array)
-            yield number, first_byte, len(obs), group.attrs.get("traj_return", np.nan), *arrays
+            yield number, first_byte, len(obs), group.attrs.get("traj_return", nan), *arrays
 
     def transitions(self, trajectories):
         """Indices of the given trajectories' frames that have a successor: int64, in the files' order."""
@@ -378,7 +380,7 @@ class Dataset:
         Oldest frame first; before a trajectory's start the first frame again.
         """
         rows = index[:, None] + torch.arange(1 - self.args.frame_stack, 1 + extra)
-        rows = torch.maximum(rows, self.first[index][:, None])
+        rows = torch.maximum(rows, self.first[index, None])
         frames = self.gather(rows.flatten()).view(*rows.shape, IMG_HW, IMG_HW, 3)
         return to_input(frames, self.args)
 
@@ -392,7 +394,7 @@ class Dataset:
         offsets = to_device(self.byte_offset[rows], self.device)
         if len(self.maps) == 1:
             return self.maps[0].index_select(0, offsets)
-        frames = torch.empty(len(rows), FRAME_BYTES, dtype=torch.uint8, device=self.device)
+        frames = self.maps[0].new_empty(len(rows), FRAME_BYTES)
         for number, mapped in enumerate(self.maps):
             here = to_device((self.file[rows] == number).nonzero()[:, 0], self.device)
             frames[here] = mapped.index_select(0, offsets[here])
@@ -403,11 +405,11 @@ def map_frames(path, device):
     """A file as a row for every byte at which a frame could begin: uint8 (positions, FRAME_BYTES), no copy.
 
     The rows overlap; one index_select by byte offset gathers frames from anywhere in a file of any size. A
-    second array per frame (a mask) is another such view, with its own length of rows and its own byte offsets.
-    On a GPU lies a copy of the file.
+    second array per frame (a mask) is another such view, with its own length of rows and its own byte
+    offsets. On a GPU lies a copy of the file.
     """
     warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
-    mapped = np.memmap(path, np.uint8, mode="r")
+    mapped = np.memmap(path, mode="r")  # bytes
     if device == "cpu":
         mapped.base.madvise(mmap.MADV_RANDOM)  # read no more than a batch asks for
     return torch.from_numpy(mapped).to(device).unfold(0, FRAME_BYTES, 1)
@@ -421,7 +423,7 @@ def join(arrays):
 
 def to_device(x, device):
     """To the GPU without waiting for it, through pinned memory; x itself if there is none."""
-    if device.startswith("cuda") and not x.is_cuda:
+    if HAS_GPU and not x.is_cuda:
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
 
@@ -437,20 +439,29 @@ def to_input(frames, args):
 
 
 class Run:
-    """The run's folder: arguments, script, metrics.jsonl, weights, results. Of several ranks the first writes.
+    """The run's folder: arguments, script, metrics.jsonl, weights, results. Of several ranks one writes.
 
     checkpoint.pt holds what --resume needs: the stage and its step, the state of all that is trained, the
     results so far, and the size of metrics.jsonl. Ctrl-C and SIGTERM end a stage with a checkpoint.
     """
 
-    def __init__(self, args, task):
-        name = f"{task}__{SCRIPT.stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    def __init__(self, args, data):
+        name = f"{data.task}__{SCRIPT.stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
         self.args = args
         self.folder = args.resume or f"{args.runs}/{name}"
         self.checkpoint = {"stage": None, "results": {"budgets": {}}, "metrics_size": 0}
         if os.path.exists(f"{self.folder}/checkpoint.pt"):
             self.checkpoint = torch.load(f"{self.folder}/checkpoint.pt", args.device)
-        self.results = self.checkpoint["results"]
+        table_3 = BC_RETURNS.get(data.task, (None, None))
+        self.results = self.checkpoint["results"] | {
+            "script": SCRIPT.name,
+            "task": data.task,
+            "difficulty": data.difficulty,
+            "seed": args.seed,
+            "dataset_return": round(float(np.mean(data.returns)), 2),
+            "random_return": round(float(data.attributes.get("random_return", nan)), 2),
+            "reference_return": args.eval.reference_return or table_3[data.difficulty == "vanilla"],
+        }
         self.stage = None
         self.stop_asked = False
         signal.signal(signal.SIGTERM, self.stop)
@@ -467,18 +478,16 @@ class Run:
             raise SystemExit(f"error: another process works in {self.folder}")
         self.metrics.seek(self.checkpoint["metrics_size"])
         self.metrics.truncate()  # what was logged after the checkpoint comes again
-        arguments = dataclasses.asdict(args)
+        arguments = asdict(args)
         self.save("args.json", json.dumps(arguments, indent=2))
         self.save(SCRIPT.name, SCRIPT.read_text())
-        name = os.path.basename(self.folder)
+        name = Path(self.folder).name
         mode = "online" if args.track else "disabled"
-        self.wandb = wandb.init(
-            mode=mode, project="latent-actions", id=name, resume="allow", config=arguments
-        )
+        wandb.init(project="latent-actions", id=name, resume="allow", mode=mode, config=arguments)
         print(f"run folder: {self.folder}")
 
     def steps(self, stage, total, batch_size, **parts):
-        """Yields a stage's steps, from its checkpoint on; saves the parts (what is trained) when due, at a stop.
+        """Yields the steps of a stage, from its checkpoint on; saves its parts when due or stopped.
 
         The first part is what the stage makes: at the end its weights go to <name>.pt, or <name>_<budget>.pt.
         Where this file is there already, it is loaded and no step is left.
@@ -504,15 +513,11 @@ class Run:
 
             stop = torch.tensor(float(self.stop_asked))
             if WORLD_SIZE > 1:
-                dist.all_reduce(
-                    stop
-                )  # one rank's signal stops all; through the CPUs, so no GPU is waited for
+                dist.all_reduce(stop)  # between the CPUs: no GPU is waited for
             late = time.time() - saved_at > 60 * self.args.checkpoint_minutes
             if late or stop or step + 1 == total:
                 if not all(weight.isfinite().all() for weight in product.parameters()):
-                    raise SystemExit(
-                        f"error: {stage}: weights not finite at step {step + 1}; resume goes back"
-                    )
+                    raise SystemExit(f"error: {stage}: weights not finite at step {step + 1}")
                 self.save_checkpoint(stage, step + 1, parts)
                 saved_at = time.time()
             if stop:
@@ -530,16 +535,14 @@ class Run:
         speed = self.batch_size * (self.bar.format_dict["rate"] or 0)
         values["transitions_per_second"] = speed
         record = {f"{self.kind}/{name}": float(value) for name, value in values.items()}
-        if not all(map(math.isfinite, record.values())):
-            raise SystemExit(
-                f"error: {self.stage}: not finite at step {step + 1}: {record}; resume goes back"
-            )
+        if not all(map(isfinite, record.values())):
+            raise SystemExit(f"error: {self.stage}: not finite at step {step + 1}: {record}")
         self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:.0f} transitions/s")
         self.write_record({"stage": self.stage, "step": step + 1, **record})
 
     def write_record(self, record):
         print(json.dumps(record), file=self.metrics, flush=True)
-        self.wandb.log(record)
+        wandb.log(record)
 
     def stop(self, *_):
         """Answers a signal: between stages at once, inside one after the step, when all ranks know of it."""
@@ -549,9 +552,14 @@ class Run:
 
     def save_checkpoint(self, stage, step, parts):
         if RANK == 0:
-            states = {name: part.state_dict() for name, part in parts.items()}
-            checkpoint = {"stage": stage, "step": step, "parts": states, "results": self.results}
-            self.save("checkpoint.pt", checkpoint | {"metrics_size": self.metrics.tell()})
+            checkpoint = {
+                "stage": stage,
+                "step": step,
+                "parts": {name: part.state_dict() for name, part in parts.items()},
+                "results": self.results,
+                "metrics_size": self.metrics.tell(),
+            }
+            self.save("checkpoint.pt", checkpoint)
 
     def save(self, file_name, content):
         """Writes text, or what torch.save takes, whole or not at all."""
@@ -680,21 +688,21 @@ def walk_camera(rng, s, own_position):
     are metres and radians per step.
     """
     radius, elevation, azimuth = to_spherical(own_position)
-    angle = math.pi / 2 * s
-    low = [radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)]
-    high = [radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)]
+    angle = pi / 2 * s
+    low = [radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -pi / 2)]
+    high = [radius * (1 + 1.5 * s), min(elevation + angle, pi / 2), min(azimuth + angle, pi / 2)]
     high = np.maximum(low, high)  # for a camera just below the horizon
     position = to_cartesian(rng.uniform(low, high))
     velocity = normalized(rng.normal(size=3)) * rng.uniform(0, 0.4 * s)
-    max_roll_velocity = math.pi / 50 * s
+    max_roll_velocity = pi / 50 * s
     roll, roll_velocity = rng.uniform(-1, 1, 2) * [angle, max_roll_velocity]
     unit = s * radius / 4
     while True:
         yield position, roll
         velocity = velocity + rng.normal(0, 0.1 * unit, 3)
-        velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
+        velocity = velocity * min(1, 0.4 * unit / hypot(*velocity))
         position = to_cartesian(np.clip(to_spherical(position + velocity), low, high))
-        roll_velocity = roll_velocity + rng.normal(0, math.pi / 300 * s)
+        roll_velocity = roll_velocity + rng.normal(0, pi / 300 * s)
         roll_velocity = np.clip(roll_velocity, -max_roll_velocity, max_roll_velocity)
         roll = np.clip(roll + roll_velocity, -angle, angle)
 
@@ -712,32 +720,29 @@ def move_camera(data, position, roll):
     agent = data.subtree_com[1]
     offset = data.cam_xpos[0] - agent
     own_axis = data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
-    z = normalized(position - offset + own_axis * np.linalg.norm(offset))
+    z = normalized(position - offset + own_axis * hypot(*offset))
     x = normalized(np.cross([0, 0, 1], z))
     y = np.cross(z, x)
-    cos, sin = math.cos(roll), math.sin(roll)
     data.cam_xpos[0] = agent + position
-    data.cam_xmat[0] = np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
+    axes = [x * cos(roll) + y * sin(roll), y * cos(roll) - x * sin(roll), z]
+    data.cam_xmat[0] = np.column_stack(axes).ravel()
 
 
 def normalized(vector):
-    return vector / np.linalg.norm(vector)
+    return vector / hypot(*vector)
 
 
 def to_spherical(point):
-    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2]); no camera nears the cut."""
+    """(x, y, z) → (radius, elevation, azimuth from -y, where the cameras are: the cut at y is far)."""
     x, y, z = point
-    azimuth = math.atan2(y, x)
-    if azimuth > math.pi / 2:
-        azimuth -= 2 * math.pi
-    return np.array([np.linalg.norm(point), math.atan2(z, math.hypot(x, y)), azimuth])
+    return np.array([hypot(x, y, z), atan2(z, hypot(x, y)), atan2(x, -y)])
 
 
 def to_cartesian(position):
     radius, elevation, azimuth = position
-    x = math.cos(elevation) * math.cos(azimuth)
-    y = math.cos(elevation) * math.sin(azimuth)
-    return radius * np.array([x, y, math.sin(elevation)])
+    x = cos(elevation) * sin(azimuth)
+    y = -cos(elevation) * cos(azimuth)
+    return radius * np.array([x, y, sin(elevation)])
 
 
 def make_env(task, difficulty, backgrounds, split):
@@ -765,7 +770,7 @@ def load_task(task):
 
 
 def load_videos(backgrounds, split, difficulty):
-    """Background videos, uint8 (frames, 160, 160, 3), mapped: all of "val", of "train" the difficulty's number."""
+    """Background videos, uint8 (frames, 160, 160, 3), mapped: all of "val", the difficulty's of "train"."""
     _, number = DIFFICULTIES[difficulty]
     if number == 0:
         return []
@@ -773,7 +778,7 @@ def load_videos(backgrounds, split, difficulty):
     files = sorted(folder.glob("*.npy"))
     if not files:
         raise SystemExit(
-            f"error: no videos (*.npy) in {folder}: collect_data.py, or --eval.backgrounds FOLDER"
+            f"error: no videos (*.npy) in {folder}; collect_data.py makes some (--eval.backgrounds)"
         )
     if split == "train":
         files = files[:number]
@@ -818,19 +823,16 @@ def evaluate(args, data, actor, decoder, film):
         pipes.append(pipe)
     returns = np.zeros(len(episodes))
     pictures = []
-    try:
-        for step in tqdm(range(EPISODE_LENGTH + 1), "evaluation, seen and unseen videos", unit="step"):
-            answers = [pipe.recv() for pipe in pipes]
-            observations, rewards = map(np.concatenate, zip(*answers))
-            returns += rewards
-            if step % 4 == 0 and step < 400:  # two episodes with seen videos, two with unseen ones
-                pictures.append(np.hstack(observations[[0, 1, -2, -1], -1]))
-            with torch.no_grad(), args.autocast():
-                actions = decoder(actor(to_input(torch.from_numpy(observations), args)))
-            for pipe, part in zip(pipes, parts):
-                pipe.send(actions[part].float().clamp(-1, 1).cpu().numpy())
-    except (EOFError, ConnectionError):
-        raise SystemExit("error: an evaluation worker died; its message is above")
+    for step in tqdm(range(EPISODE_LENGTH + 1), "evaluation, seen and unseen videos", unit="step"):
+        answers = [pipe.recv() for pipe in pipes]
+        observations, rewards = map(np.concatenate, zip(*answers))
+        returns += rewards
+        if step % 4 == 0 and step < 400:  # two episodes with seen videos, two with unseen ones
+            pictures.append(np.hstack(observations[[0, 1, -2, -1], -1]))
+        with torch.no_grad(), args.autocast():
+            actions = decoder(actor(to_input(torch.from_numpy(observations), args)))
+        for pipe, part in zip(pipes, parts):
+            pipe.send(actions[part].float().clamp(-1, 1).cpu().numpy())
     imageio.imwrite(film, np.stack(pictures).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
     return np.split(returns, 2)
 
@@ -853,8 +855,9 @@ def play_episodes(pipe, args, task, difficulty, episodes):
 
 
 def print_table(results):
-    """What each label budget has reached: error on unseen videos as MSE / Var(a), returns, normalised scores."""
-    print("\n| labelled | videos | action | return | score |\n|---|---|---|---|---|")
+    """What each label budget has reached: error of actions as MSE / Var(a), returns, normalised scores."""
+    print("\n| labelled | videos | action | return | score |")
+    print("|---|---|---|---|---|")
     for number, budget in results["budgets"].items():
         for videos, error in (
             ("seen_videos", "–"),
@@ -862,14 +865,15 @@ def print_table(results):
         ):
             played = budget[videos]
             returns = f"{played['return_mean']:.1f} ± {played['return_std']:.1f}"
-            print(f"| {number} | {videos} | {error} | {returns} | {played['normalized_score']:.3f} |")
+            score = f"{played['normalized_score']:.3f}"
+            print(f"| {number} | {videos} | {error} | {returns} | {score} |")
 
 
 # ---- Main --------------------------------------------------------------------------------------------------
 
 
 def start_process(args):
-    """Connects the ranks; has glibc keep freed memory, as mapping it anew costs a CPU a quarter of its time."""
+    """Connects the ranks; has glibc keep freed memory: mapping it anew costs a CPU a quarter of its time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
@@ -891,7 +895,7 @@ def parse_args(argv):
     args = tyro.extras.overridable_config_cli(PRESETS, args=argv, prog=SCRIPT.name)
     if args.resume:
         own_script = Path(f"{args.resume}/{SCRIPT.name}")
-        if not own_script.exists() or not os.path.exists(f"{args.resume}/args.json"):
+        if not own_script.exists():
             raise SystemExit(f"error: --resume {args.resume}: not the folder of a run of {SCRIPT.name}")
         for word in argv[1:]:
             if word.startswith("--") and not word.replace("-", "_").split("=")[0].endswith(OF_THIS_MACHINE):
@@ -901,8 +905,7 @@ def parse_args(argv):
                 f"error: {SCRIPT} is not {own_script}, with which this run began; continue with that one, "
                 f"`python {own_script} --resume {args.resume}`, or give --accept-edited-script"
             )
-        with open(f"{args.resume}/args.json") as file:
-            restore(args, json.load(file))
+        restore(args, json.loads(Path(f"{args.resume}/args.json").read_text()))
     return args
 
 
@@ -919,14 +922,13 @@ def restore(args, values):
 
 
 def load_data(args):
-    """Data, labelled and evaluation data. Refuses what would fail only after hours; finds background videos."""
+    """Data, labelled and evaluation data. Refuses what would fail only after hours; finds the videos."""
     labeled_data = Dataset(args.labeled_data or args.data, args)
     data = Dataset(args.data, args, labeled_data.task, args.trajectories_per_file, args.data_device)
     source = labeled_data.paths[0]
     beside = ["val".join(path.rsplit("train", 1)) for path in labeled_data.paths]
     eval_data = Dataset(args.eval_data or beside, args)
     budgets = [number for number in args.num_labeled_trajectories if number != "all"] or [1]
-    lam = args.lam
     batch_sizes = (args.bc.batch_size,)
     if min(*budgets, *batch_sizes, args.eval.num_episodes, args.eval.num_workers, args.log_interval) < 1:
         raise SystemExit("error: label budgets, sizes and numbers of episodes, workers, updates start at 1")
@@ -944,28 +946,12 @@ def load_data(args):
             f"error: {source} does not fill a batch with {min(budgets)} trajectories, or is of another task"
         )
     if eval_data.task != labeled_data.task or {*eval_data.paths} & {*data.paths, *labeled_data.paths}:
-        raise SystemExit(
-            f"error: no evaluation file of {labeled_data.task} beside {source}: --eval-data FILE"
-        )
+        raise SystemExit(f"error: no evaluation file of {eval_data.task} beside {source}: --eval-data")
     videos = labeled_data.attributes.get("backgrounds", "backgrounds")
     args.eval.backgrounds = args.eval.backgrounds or f"{os.path.dirname(source)}/{videos}"
     for split in ("train", "val"):
         load_videos(args.eval.backgrounds, split, labeled_data.difficulty)
     return data, labeled_data, eval_data
-
-
-def describe(args, data):
-    """What results.json says of the run itself. A reference_return counts as a score of 1."""
-    table_3 = BC_RETURNS.get(data.task, (None, None))
-    return {
-        "script": SCRIPT.name,
-        "task": data.task,
-        "difficulty": data.difficulty,
-        "seed": args.seed,
-        "dataset_return": round(float(np.mean(data.returns)), 2),
-        "random_return": round(float(data.attributes.get("random_return", math.nan)), 2),
-        "reference_return": args.eval.reference_return or table_3[data.difficulty == "vanilla"],
-    }
 
 
 def main(args):
@@ -975,8 +961,7 @@ def main(args):
         source = labeled_data.paths[0]
         raise SystemExit(f"error: {source} holds no actions of one of the four tasks; give --labeled-data")
     pick_rendering_backend()
-    run = Run(args, labeled_data.task)
-    run.results |= describe(args, labeled_data)
+    run = Run(args, labeled_data)
     for number in args.num_labeled_trajectories:
         if str(number) in run.results["budgets"]:  # a resumed run has finished it
             continue
@@ -997,5 +982,5 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(parse_args(sys.argv[1:]))
-    except (KeyboardInterrupt, OSError) as error:  # a full disk, a folder without permission
-        raise SystemExit(f"error: {str(error) or 'interrupted'}")
+    except (KeyboardInterrupt, EOFError, OSError) as error:  # Ctrl-C, a dead worker, a full disk
+        raise SystemExit(f"error: {str(error) or repr(error)}")
