@@ -28,7 +28,6 @@ import fcntl
 import functools
 import itertools
 import json
-import math
 import multiprocessing
 import os
 import shutil
@@ -38,6 +37,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import atan2, cos, hypot, pi, sin
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -894,62 +894,63 @@ class DistractingControl(gym.Wrapper):
         self.camera_scale = camera_scale
         self.videos = videos
         self.physics = env.unwrapped.physics
-        self.colors = self.physics.model.mat_rgba[:, :3]  # a view: what is written here is rendered
-        self.own_colors = self.colors.copy()
-        if videos:
-            model = self.physics.model
-            hw = videos[0].shape[1]
-            self.sky = model.name2id("skybox", "texture")
-            model.tex_width[self.sky] = hw
-            model.tex_height[self.sky] = 6 * hw
-            start = model.tex_adr[self.sky]
-            texture = model.tex_data[start : start + 6 * hw * hw * 3]
-            self.sky_faces = texture.reshape(6, hw, hw, 3)  # a view, too
-            alpha = 0.3 if model.name == "humanoid" else 1.0  # its ground would hide most of the background
-            self.physics.named.model.mat_rgba["grid", "a"] = alpha
-        self.camera = Camera(self.physics, IMG_HW, IMG_HW, camera_id=0)  # a new one for each picture is slow
+        self.own_colors = self.physics.model.mat_rgba[:, :3].copy()
+        if videos and self.physics.model.name == "humanoid":  # its ground would hide most of the background
+            self.physics.named.model.mat_rgba["grid", "a"] = 0.3
+        self.camera = Camera(self.physics, IMG_HW, IMG_HW, 0)  # a new one for each picture is slow
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, seed=None, options=None):
         states, _ = self.env.reset(seed=seed, options=options)
-        color_rng, camera_rng, video_rng = np.random.default_rng(seed).spawn(3)
-        own_position = self.physics.data.cam_xpos[0] - self.physics.data.subtree_com[1]
-        self.distractors = zip(
-            walk_colors(color_rng, self.color_scale, self.own_colors),
-            walk_camera(camera_rng, self.camera_scale, own_position),
-            play_to_and_fro(video_rng, self.videos),
-        )
-        return self.draw(), states
+        self.pictures = self.draw(seed)
+        return next(self.pictures), states
 
     def step(self, action):
         states, reward, terminated, truncated, _ = self.env.step(action)
-        return self.draw(), reward, terminated, truncated, states
+        return next(self.pictures), reward, terminated, truncated, states
 
-    def draw(self):
-        """The picture of the current state, uint8 (64, 64, 3), under the next step of each distractor."""
+    def draw(self, seed):
+        """Yields pictures of the present state, uint8 (64, 64, 3), each under the distractors' next step."""
         import mujoco
 
-        colors, (position, roll), sky = next(self.distractors)
-        self.colors[:] = colors
-        if self.videos:
-            self.sky_faces[:] = sky
-            contexts = self.physics.contexts
-            with contexts.gl.make_current() as context:
-                context.call(mujoco.mjr_uploadTexture, self.physics.model.ptr, contexts.mujoco.ptr, self.sky)
-        mujoco.mj_camlight(self.physics.model.ptr, self.physics.data.ptr)  # the camera's own pose again
-        if self.camera_scale > 0:
-            move_camera(self.physics.data, position, roll)
-        return self.camera.render().copy()
+        model = self.physics.model
+        data = self.physics.data
+        color_rng, camera_rng, video_rng = np.random.default_rng(seed).spawn(3)
+        colors = walk_colors(color_rng, self.color_scale, self.own_colors)
+        poses = walk_camera(camera_rng, self.camera_scale, data.cam_xpos[0] - data.subtree_com[1])
+        frames = play_to_and_fro(video_rng, self.videos)
+        while True:
+            model.mat_rgba[:, :3] = next(colors)
+            if self.videos:
+                show_in_sky(self.physics, next(frames))
+            mujoco.mj_camlight(model.ptr, data.ptr)  # puts the camera back to its own pose
+            if self.camera_scale > 0:
+                move_camera(data, *next(poses))
+            yield self.camera.render().copy()
+
+
+def show_in_sky(physics, picture):
+    """Makes a picture, uint8 (H, H, 3), the texture of all six faces of the sky."""
+    import mujoco
+
+    model = physics.model
+    sky = model.name2id("skybox", "texture")
+    model.tex_width[sky] = len(picture)
+    model.tex_height[sky] = 6 * len(picture)
+    start = model.tex_adr[sky]
+    model.tex_data[start : start + 6 * picture.size] = np.tile(picture.ravel(), 6)
+    with physics.contexts.gl.make_current() as context:
+        context.call(mujoco.mjr_uploadTexture, model.ptr, physics.contexts.mujoco.ptr, sky)
 
 
 def walk_colors(rng, s, own_colors):
     """Yields each material's RGB: uniform within ±s of its own, then drifting within this range."""
     low = np.clip(own_colors - s, 0, 1)
     high = np.clip(own_colors + s, 0, 1)
-    colors = rng.uniform(low, high).astype(np.float32)  # as the model keeps them
+    colors = rng.uniform(low, high)
     while True:
+        colors = np.clip(colors, low, high).astype(np.float32)  # as the model keeps them
         yield colors
-        noise = rng.normal(0, 0.03 * s, colors.shape)
-        colors = np.clip(colors + noise, low, high).astype(np.float32)
+        colors = colors + rng.normal(0, 0.03 * s, colors.shape)
 
 
 def walk_camera(rng, s, own_position):
@@ -959,74 +960,66 @@ def walk_camera(rng, s, own_position):
     are metres and radians per step.
     """
     radius, elevation, azimuth = to_spherical(own_position)
-    angle = math.pi / 2 * s
-    low = [radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -math.pi)]
-    high = [radius * (1 + 1.5 * s), min(elevation + angle, math.pi / 2), min(azimuth + angle, 0)]
+    angle = pi / 2 * s
+    low = [radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -pi / 2)]
+    high = [radius * (1 + 1.5 * s), min(elevation + angle, pi / 2), min(azimuth + angle, pi / 2)]
     high = np.maximum(low, high)  # for a camera just below the horizon
     position = to_cartesian(rng.uniform(low, high))
     velocity = normalized(rng.normal(size=3)) * rng.uniform(0, 0.4 * s)
-    max_roll_velocity = math.pi / 50 * s
+    max_roll_velocity = pi / 50 * s
     roll, roll_velocity = rng.uniform(-1, 1, 2) * [angle, max_roll_velocity]
     unit = s * radius / 4
     while True:
         yield position, roll
         velocity = velocity + rng.normal(0, 0.1 * unit, 3)
-        velocity = velocity * min(1, 0.4 * unit / max(np.linalg.norm(velocity), 1e-9))
+        velocity = velocity * min(1, 0.4 * unit / hypot(*velocity))
         position = to_cartesian(np.clip(to_spherical(position + velocity), low, high))
-        roll_velocity = roll_velocity + rng.normal(0, math.pi / 300 * s)
+        roll_velocity = roll_velocity + rng.normal(0, pi / 300 * s)
         roll_velocity = np.clip(roll_velocity, -max_roll_velocity, max_roll_velocity)
         roll = np.clip(roll + roll_velocity, -angle, angle)
 
 
 def play_to_and_fro(rng, videos):
-    """Yields frames of a random video, from a random one on, in a random direction; or None."""
-    if not videos:
-        yield from itertools.repeat(None)
+    """Yields the frames of a random video, from a random one on, in a random direction."""
     video = videos[rng.integers(len(videos))]
     frames = [*video, *video[-2:0:-1]]
     start = rng.integers(len(frames))
-    while True:
-        yield from frames[start:]
-        start = 0
+    yield from itertools.cycle(frames[start:] + frames[:start])
 
 
 def move_camera(data, position, roll):
     """Moves camera 0; it looks at the point on its own axis that is as far away as the agent."""
     agent = data.subtree_com[1]
-    own_position = data.cam_xpos[0]
+    offset = data.cam_xpos[0] - agent
     own_axis = data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
-    target = own_position - own_axis * np.linalg.norm(own_position - agent)
-    z = normalized(agent + position - target)
+    z = normalized(position - offset + own_axis * hypot(*offset))
     x = normalized(np.cross([0, 0, 1], z))
     y = np.cross(z, x)
-    cos, sin = math.cos(roll), math.sin(roll)
     data.cam_xpos[0] = agent + position
-    data.cam_xmat[0] = np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1).ravel()
+    axes = [x * cos(roll) + y * sin(roll), y * cos(roll) - x * sin(roll), z]
+    data.cam_xmat[0] = np.column_stack(axes).ravel()
 
 
 def normalized(vector):
-    return vector / np.linalg.norm(vector)
+    return vector / hypot(*vector)
 
 
 def to_spherical(point):
-    """(x, y, z) → (radius, elevation in [-π/2, π/2], azimuth in (-3π/2, π/2], cut where no camera is)."""
+    """(x, y, z) → (radius, elevation, azimuth from -y, where the cameras are: the cut at y is far)."""
     x, y, z = point
-    azimuth = math.atan2(y, x)
-    if azimuth > math.pi / 2:
-        azimuth -= 2 * math.pi
-    return np.array([np.linalg.norm(point), math.atan2(z, math.hypot(x, y)), azimuth])
+    return np.array([hypot(x, y, z), atan2(z, hypot(x, y)), atan2(x, -y)])
 
 
 def to_cartesian(position):
     radius, elevation, azimuth = position
-    x = math.cos(elevation) * math.cos(azimuth)
-    y = math.cos(elevation) * math.sin(azimuth)
-    return radius * np.array([x, y, math.sin(elevation)])
+    x = cos(elevation) * sin(azimuth)
+    y = -cos(elevation) * cos(azimuth)
+    return radius * np.array([x, y, sin(elevation)])
 
 
 def make_env(task, difficulty, backgrounds, split):
     """A dm_control task under a difficulty's distractors, with the videos in backgrounds/<split>/*.npy."""
-    scale = DIFFICULTIES[difficulty][0]
+    scale, _ = DIFFICULTIES[difficulty]
     return DistractingControl(load_task(task), scale, scale, load_videos(backgrounds, split, difficulty))
 
 
@@ -1049,18 +1042,15 @@ def load_task(task):
 
 
 def load_videos(backgrounds, split, difficulty):
-    """Background videos, uint8 (frames, 160, 160, 3), memory-mapped; errors if there are none.
-
-    All of split "val"; of "train" as many as the difficulty says.
-    """
-    number = DIFFICULTIES[difficulty][1]
+    """Background videos, uint8 (frames, 160, 160, 3), mapped: all of "val", the difficulty's of "train"."""
+    _, number = DIFFICULTIES[difficulty]
     if number == 0:
         return []
-    files = sorted(Path(backgrounds, split).glob("*.npy"))
+    folder = Path(backgrounds, split)
+    files = sorted(folder.glob("*.npy"))
     if not files:
         raise SystemExit(
-            f"error: no videos (*.npy) in {Path(backgrounds, split)}; "
-            "collect_data.py makes some, --eval.backgrounds says where"
+            f"error: no videos (*.npy) in {folder}; collect_data.py makes some (--eval.backgrounds)"
         )
     if split == "train":
         files = files[:number]
@@ -1077,9 +1067,7 @@ def pick_rendering_backend():
         os.environ["MUJOCO_GL"] = backend
         if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
             return
-    raise SystemExit(
-        "error: no OpenGL to render with; on Debian: apt-get install libegl1 libopengl0, or libosmesa6"
-    )
+    raise SystemExit("error: no OpenGL to render with: apt-get install libegl1 libopengl0, or libosmesa6")
 
 
 # ---- Main --------------------------------------------------------------------------------------------------

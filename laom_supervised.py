@@ -1332,4 +1332,4 @@ if __name__ == "__main__":
     try:
         main(parse_args(sys.argv[1:]))
     except (KeyboardInterrupt, EOFError, OSError) as error:  # Ctrl-C, a dead worker, a full disk
-        raise SystemExit(f"error: {str(error) or repr(error)}")
+        raise SystemExit(f"error: {str(error) or type(error).__name__}")
