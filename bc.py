@@ -855,18 +855,19 @@ def play_episodes(pipe, args, task, difficulty, episodes):
 
 
 def print_table(results):
-    """What each label budget has reached: error of actions as MSE / Var(a), returns, normalised scores."""
-    print("\n| labelled | videos | action | return | score |")
+    """What each label budget has reached: returns, normalised scores, errors of actions as MSE / Var(a)."""
+    print("\n| labelled | videos | return | score | errors |")
     print("|---|---|---|---|---|")
     for number, budget in results["budgets"].items():
-        for videos, error in (
-            ("seen_videos", "–"),
-            ("unseen_videos", f"{budget['action_mse_over_var']:.3f}"),
-        ):
+        measures = results.get("latent_actions", {}) | budget.get("latent_actions", {})
+        measures |= budget.get("idm", {})
+        for videos in ("seen_videos", "unseen_videos"):
             played = budget[videos]
+            ending = f"_mse_over_var/{videos}"
+            errors = [f"{x.removesuffix(ending)} {measures[x]:.3f}" for x in measures if x.endswith(ending)]
             returns = f"{played['return_mean']:.1f} ± {played['return_std']:.1f}"
             score = f"{played['normalized_score']:.3f}"
-            print(f"| {number} | {videos} | {error} | {returns} | {score} |")
+            print(f"| {number} | {videos} | {returns} | {score} | {', '.join(errors)} |")
 
 
 # ---- Main --------------------------------------------------------------------------------------------------
@@ -973,6 +974,7 @@ def main(args):
         actor = train_actor(args, source, index, num_updates, f"bc_{number}", run)
         if RANK == 0:
             error = action_error(args, actor, eval_data)
+            print(f"BC with {number} labelled trajectories: {error}")
             returns = evaluate(args, labeled_data, actor, nn.Identity(), f"{run.folder}/rollout_{number}.gif")
             run.finish_budget(number, error, returns)
     if RANK == 0:

@@ -1167,16 +1167,19 @@ def play_episodes(pipe, args, task, difficulty, episodes):
 
 
 def print_table(results):
-    """What each label budget has reached: the probe's error as MSE / Var(a), returns, normalised scores."""
-    print("\n| labelled | videos | z → action | return | score |")
+    """What each label budget has reached: returns, normalised scores, errors of actions as MSE / Var(a)."""
+    print("\n| labelled | videos | return | score | errors |")
     print("|---|---|---|---|---|")
     for number, budget in results["budgets"].items():
+        measures = results.get("latent_actions", {}) | budget.get("latent_actions", {})
+        measures |= budget.get("idm", {})
         for videos in ("seen_videos", "unseen_videos"):
-            probe = results["latent_actions"][f"action_probe_mse_over_var/{videos}"]
             played = budget[videos]
+            ending = f"_mse_over_var/{videos}"
+            errors = [f"{x.removesuffix(ending)} {measures[x]:.3f}" for x in measures if x.endswith(ending)]
             returns = f"{played['return_mean']:.1f} ± {played['return_std']:.1f}"
             score = f"{played['normalized_score']:.3f}"
-            print(f"| {number} | {videos} | {probe:.3f} | {returns} | {score} |")
+            print(f"| {number} | {videos} | {returns} | {score} | {', '.join(errors)} |")
 
 
 # ---- Main --------------------------------------------------------------------------------------------------
