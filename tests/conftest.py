@@ -1,38 +1,130 @@
-"""Small real data, collected once by the shipped script: the cheetah expert in MuJoCo before five short procedural videos."""
+"""Small real data, collected once by the shipped script: the cheetah expert in MuJoCo before five short
+procedural videos. And the tiny recipe, with which the training scripts run to their end in seconds."""
 
 import contextlib
+import copy
+import importlib
 import importlib.util
+import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmark"), str(ROOT / "experts")]
 
-if importlib.util.find_spec("torch"):  # test_copies.py also runs where the requirements are not installed
+if importlib.util.find_spec(
+    "torch"
+):  # test_copies.py and test_form.py also run where the requirements are not installed
     with contextlib.suppress(ImportError):
-        import triton  # noqa: F401 before a test renders: the other way round, Mesa's llvmpipe and triton's LLVM crash the process
+        import triton  # noqa: F401 before a test renders: the other way round, Mesa's and triton's LLVM crash the process
+    import h5py
+    import lives
+    import torch
 
     import collect_data
 
     collect_data.pick_rendering_backend()
 
-TINY = [
-    *("demo", "--num-labeled-trajectories", "2", "--log-interval", "5", "--eval.num-episodes", "2", "--eval.num-workers", "2"),
-    *("--lam.num-epochs", "1", "--lam.batch-size", "128", "--lam.labeled-batch-size", "16", "--lam.latent-action-dim", "16"),
-    *("--lam.act-head-dim", "32", "--lam.obs-head-dim", "32", "--bc.num-epochs", "1", "--bc.batch-size", "128"),
-    *("--bc.encoder-scale", "1", "--decoder.num-updates", "20", "--decoder.batch-size", "64"),
-]
+# Of short_file's 147 transitions: 9 updates an epoch. Every update is logged and saved.
+TINY = {
+    **{"log_interval": 1, "checkpoint_minutes": 0, "device": "cpu", "precision": "fp32", "compile": False},
+    **{"lam.num_epochs": 3, "lam.batch_size": 16, "lam.labeled_batch_size": 16, "lam.latent_action_dim": 32},
+    **{"lam.act_head_dim": 32, "lam.obs_head_dim": 32, "lam.use_aug": True},
+    **{"idm.num_updates": 27, "idm.batch_size": 16, "idm.act_head_dim": 32},
+    **{"bc.num_epochs": 3, "bc.num_updates": 27, "bc.batch_size": 16},
+    **{"decoder.num_updates": 27, "decoder.batch_size": 16},
+    **{"eval.num_episodes": 1, "eval.num_workers": 1},
+}
+OWN = {
+    "lapo.py": {"num_labeled_trajectories": (1, 2), "lam.quantizer": "vq"},
+    "laom.py": {"num_labeled_trajectories": (1, 2), "lam.quantizer": "fsq"},
+    "laom_supervised.py": {"num_labeled_trajectories": (2,)},
+    "idm.py": {"num_labeled_trajectories": (2,)},
+    "bc.py": {"num_labeled_trajectories": ("all", 1)},
+}
+SCRIPTS = tuple(OWN)
 
 
-def run(*command, timeout: int = 600, **kwargs) -> subprocess.CompletedProcess:
-    """Runs a script of the repository as a user would, and captures what it says."""
-    command = [sys.executable, ROOT / command[0], *map(str, command[1:])]
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, **kwargs)
+def command(script: str, data, **changes) -> list[str]:
+    """The tiny recipe as a script's arguments, as far as it has them. changes: lam__num_epochs=1."""
+    defaults = importlib.import_module(script.removesuffix(".py")).Args()
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    words = ["demo", "--data", str(data)]
+    for name, value in (TINY | OWN[script] | changes).items():
+        stage, _, field = name.rpartition(".")
+        if not hasattr(getattr(defaults, stage, None) if stage else defaults, field):
+            assert name not in changes, f"{script} has no {name}"
+            continue
+        flag = f"--{stage}." if stage else "--"
+        flag += f"{'no-' if value is False else ''}{field.replace('_', '-')}"
+        words.append(flag)
+        if not isinstance(value, bool):
+            words += map(str, value if isinstance(value, tuple) else (value,))
+    return words
+
+
+def parse(script: str, data, **changes):
+    return importlib.import_module(script.removesuffix(".py")).parse_args(command(script, data, **changes))
+
+
+def start(*words, **kwargs) -> subprocess.Popen:
+    """A script as its user starts it, with what it says to stderr in a pipe."""
+    kwargs = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL} | kwargs
+    return subprocess.Popen([sys.executable, *map(str, words)], text=True, stderr=subprocess.PIPE, **kwargs)
+
+
+def run(script: str, *words, **kwargs) -> subprocess.CompletedProcess:
+    """A script of the repository from start to end, and what it said."""
+    process = start(ROOT / script, *words, stdout=subprocess.PIPE, **kwargs)
+    output, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def wait_for(process: subprocess.Popen, condition: Callable, timeout: float = 60):
+    """Polls until the condition holds; the process must not end before."""
+    stop = time.monotonic() + timeout
+    while not condition():
+        if process.poll() is not None or time.monotonic() > stop:
+            process.kill()
+            pytest.fail(process.communicate()[1])
+        time.sleep(0.01)
+
+
+class Recorder:
+    """Stands in for a Run: hands out a few steps and keeps what the stage trains, so that a test can look
+    between updates."""
+
+    def __init__(self, steps: int, keep: bool = True):
+        self.number, self.keep, self.history = steps, keep, []
+
+    def steps(self, stage, total, batch_size, **parts):
+        for step in range(self.number + 1):
+            if self.keep:
+                self.history.append({name: copy.deepcopy(part.state_dict()) for name, part in parts.items()})
+            if step < self.number:
+                yield step
+
+    def log_due(self, step):
+        return False
+
+
+def count(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def only_one(folder: Path) -> Path:
+    (path,) = folder.iterdir()
+    return path
+
+
+# ---- Data --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -49,14 +141,11 @@ def frames(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def collect_command(frames) -> list:
-    return ["collect_data.py", "--num-trajectories", 3, "--num-eval-trajectories", 1, "--num-workers", 2, "--backgrounds", frames]
-
-
-@pytest.fixture(scope="session")
-def data_folder(tmp_path_factory, collect_command) -> Path:
+def data_folder(tmp_path_factory, frames) -> Path:
+    """Three trajectories of 1,000 steps, and one for evaluation."""
     folder = tmp_path_factory.mktemp("data")
-    result = run(*collect_command, "--output", folder)
+    numbers = ["--num-trajectories", 3, "--num-eval-trajectories", 1, "--num-workers", 2]
+    result = run("collect_data.py", *numbers, "--backgrounds", frames, "--output", folder)
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -64,3 +153,149 @@ def data_folder(tmp_path_factory, collect_command) -> Path:
 @pytest.fixture(scope="session")
 def train_file(data_folder) -> Path:
     return data_folder / "cheetah-run__scale_easy_video_hard__train.hdf5"
+
+
+def beside(path: Path) -> Path:
+    """The evaluation file of a training file."""
+    return path.with_name(path.name.replace("train", "val"))
+
+
+@pytest.fixture(scope="session")
+def short_file(train_file, tmp_path_factory) -> Path:
+    """The first 60, 50 and 40 steps of the collected trajectories; beside it a file for evaluation."""
+    folder = tmp_path_factory.mktemp("short")
+    for path in (train_file, beside(train_file)):
+        with h5py.File(path) as source, h5py.File(folder / path.name, "w") as file:
+            file.attrs.update(source.attrs)
+            file.attrs["backgrounds"] = os.path.relpath(path.parent / source.attrs["backgrounds"], folder)
+            for trajectory, length in zip(sorted(source), (60, 50, 40)):
+                for array in source[trajectory]:
+                    file.create_dataset(f"{trajectory}/{array}", data=source[trajectory][array][:length])
+                file[trajectory].attrs.update(source[trajectory].attrs)
+    return folder / train_file.name
+
+
+@pytest.fixture(scope="session")
+def collect_short(tmp_path_factory, forks):
+    """collect_data.py as a module and a file whose episodes end after 60 steps."""
+    folder = tmp_path_factory.mktemp("collect")
+    source = (ROOT / "collect_data.py").read_text()
+    assert source.count("\nEPISODE_LENGTH = 1000") == 1
+    (folder / "collect_short.py").write_text(
+        source.replace("\nEPISODE_LENGTH = 1000", "\nEPISODE_LENGTH = 60")
+    )
+    (folder / "experts").symlink_to(ROOT / "experts")
+    sys.path.append(str(folder))
+    return importlib.import_module("collect_short")
+
+
+@pytest.fixture(scope="session")
+def other_task(collect_short, tmp_path_factory) -> Path:
+    """Two short trajectories of walker-run without distractors, and one for evaluation."""
+    folder = tmp_path_factory.mktemp("walker")
+    words = [
+        "--task",
+        "walker-run",
+        "--difficulty",
+        "vanilla",
+        "--num-trajectories",
+        2,
+        "--num-eval-trajectories",
+        1,
+    ]
+    collect_short.main(
+        collect_short.parse_args(list(map(str, [*words, "--num-workers", 1, "--output", folder])))
+    )
+    return folder / "walker-run__vanilla__train.hdf5"
+
+
+@pytest.fixture(scope="session")
+def clean_file(collect_short, tmp_path_factory) -> Path:
+    """Twenty short trajectories without distractors, and four for evaluation: enough to learn from."""
+    folder = tmp_path_factory.mktemp("clean")
+    words = [
+        "--difficulty",
+        "vanilla",
+        "--num-trajectories",
+        20,
+        "--num-eval-trajectories",
+        4,
+        "--num-workers",
+        2,
+    ]
+    collect_short.main(collect_short.parse_args(list(map(str, [*words, "--output", folder]))))
+    return folder / "cheetah-run__vanilla__train.hdf5"
+
+
+def as_recorded_by_others(path: Path, target: Path, lengths=(90, 40, 70), videos: bool = False) -> Path:
+    """A file like the paper's: unclipped actions, no physics, no seeds, other lengths, no word of where its
+    videos are. videos: no actions and states either."""
+    with h5py.File(path) as source, h5py.File(target, "w") as file:
+        for name in ("domain_name", "task_name", "difficulty", "dynamic", "img_hw", "split"):
+            file.attrs[name] = source.attrs[name]
+        if videos:
+            file.attrs.update(domain_name="video", task_name="mine", difficulty="vanilla")
+        for i, length in zip(sorted(source), lengths):
+            for name in ("obs",) if videos else ("obs", "states", "actions"):
+                values = source[f"{i}/{name}"][:length]
+                file.create_dataset(f"{i}/{name}", data=values * 3 if name == "actions" else values)
+            file[i].attrs["traj_return"] = source[i].attrs["traj_return"]
+    return target
+
+
+# ---- Runs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """The server of lives, which also forks the workers of a script that is called in this process."""
+    lives.start_server()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "get_context", lambda method: lives.FORKS)
+        yield
+
+
+@pytest.fixture(scope="session")
+def unbroken(forks, tmp_path_factory) -> Callable:
+    """Starts a run that nothing hits, beside which a test can go on, and once for each command line; its
+    folder, when asked."""
+    runs = {}
+
+    def begin(script: str, argv: list[str], **kwargs) -> Callable[[], Path]:
+        if (key := (script, *argv, *kwargs)) not in runs:
+            folder = tmp_path_factory.mktemp("unbroken")
+            runs[key] = (
+                lives.start(script, [*argv, "--runs", folder / "runs"], folder / "log", **kwargs),
+                folder,
+            )
+
+        def finish() -> Path:
+            process, folder = runs[key]
+            assert lives.end(process) == 0, (folder / "log").read_text()
+            return only_one(folder / "runs")
+
+        return finish
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def finished(unbroken, short_file) -> Callable[[str], Path]:
+    """The folder of a script's run with the tiny recipe."""
+    return lambda script: unbroken(script, command(script, short_file))()
+
+
+def weights(folder: Path) -> dict:
+    """All weights of all finished stages."""
+    files = {
+        path.name: torch.load(path, weights_only=True)
+        for path in folder.glob("*.pt")
+        if path.name != "checkpoint.pt"
+    }
+    return {f"{file}/{name}": value for file, values in files.items() for name, value in values.items()}
+
+
+def read_records(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl, without the speeds."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "per_second" not in name} for line in lines]

@@ -1,31 +1,44 @@
-"""benchmark/run.py and benchmark/plot.py: commands that the scripts accept, what is skipped and resumed, figures, the page.
+"""benchmark/: commands that the scripts accept, what is skipped and resumed, figures, the page, the table,
+offline measures.
 
-The runs that are drawn are written here in the format of the scripts, with numbers that are easy to tell apart."""
+The runs that are drawn are written here in the format of the scripts, with numbers that are easy to tell
+apart. Measured are finished runs of the tiny recipe.
+"""
 
 import copy
+import csv
 import dataclasses
 import html.parser
 import importlib
 import json
+import os
 import re
 import shutil
+import signal
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import figures
+import measure
 import numpy as np
-import pytest
-from conftest import ROOT
-from PIL import Image
-
-sys.path.insert(0, str(ROOT / "benchmark"))
 import plot
+import pytest
 import run as benchmark
+import stats
+import table
+import torch
+from conftest import ROOT, beside
+from PIL import Image
 from run import CLEAN, DISTRACTORS, METHODS, SCALES
 
 FIGURES = list(benchmark.list_figures(SCALES["demo"]))
 DRAWN = [name for name in FIGURES if name.startswith("figure")]
 # a scale as small as the real ones are large: two tasks, two seeds, two sizes of z
-TINY = dataclasses.replace(SCALES["demo"], tasks=("cheetah-run", "walker-run"), seeds=(0, 1), budgets=(2, 8), smaller_dims=(16, 64))
+TINY = dataclasses.replace(
+    SCALES["demo"], tasks=("cheetah-run", "walker-run"), seeds=(0, 1), budgets=(2, 8), smaller_dims=(16, 64)
+)
 
 
 def parse(job: benchmark.Job):
@@ -35,30 +48,59 @@ def parse(job: benchmark.Job):
 def arguments(job: benchmark.Job) -> dict:
     """What the job's script writes into args.json."""
     *shared, _, seed, _, runs = job.command
-    return {"argv": job.command[1:], **copy.deepcopy(benchmark.parse(*shared)), "seed": int(seed), "runs": runs}
+    return {**copy.deepcopy(benchmark.parse(*shared)), "seed": int(seed), "runs": runs}
 
 
 def measures(kinds: list[str], error: float) -> dict:
-    numbers = {f"{kind}_mse_over_var/{videos}": error for kind in kinds for videos in ("seen_videos", "unseen_videos")}
-    return numbers | {"effective_rank": 12.5, "shuffled_loss_ratio": 1.5, "distractor_share/no_distractors": 0.25}
+    numbers = {
+        f"{kind}_mse_over_var/{videos}": error
+        for kind in kinds
+        for videos in ("seen_videos", "unseen_videos")
+    }
+    return numbers | {
+        "effective_rank": 12.5,
+        "shuffled_loss_ratio": 1.5,
+        "distractor_share/no_distractors": 0.25,
+    }
 
 
 def write_run(
-    job: benchmark.Job, score: float = 0.5, error: float = 0.3, unfinished: bool = False, folder: Path | None = None
+    job: benchmark.Job,
+    score: float = 0.5,
+    error: float = 0.3,
+    unfinished: bool = False,
+    folder: Path | None = None,
 ) -> Path:
     """A run's folder as the job's script leaves it, with returns about score times 100 and no weights."""
     script, args, rng = job.command[0], arguments(job), np.random.default_rng(job.seed)
-    folder = folder or ROOT / args["runs"] / f"{job.task}__{script.removesuffix('.py')}__{job.seed}__20260101-000000"
+    folder = (
+        folder
+        or ROOT / args["runs"] / f"{job.task}__{script.removesuffix('.py')}__{job.seed}__20260101-000000"
+    )
     folder.mkdir(parents=True)
     (folder / script).write_text("")
     (folder / "args.json").write_text(json.dumps(args))
-    videos = lambda: {"return_mean": 100 * score, "return_std": 5.0, "returns": (100 * score + rng.normal(0, 5, 10)).tolist(),
-                      "normalized_score": score}  # fmt: skip
-    results = {"script": script, "task": job.task, "difficulty": job.difficulty, "seed": job.seed, "dataset_return": 820.2}
+
+    def videos():
+        returns = (100 * score + rng.normal(0, 5, 10)).tolist()
+        played = {"return_mean": 100 * score, "return_std": 5.0, "returns": returns}
+        return played | {"normalized_score": score}
+
+    results = {
+        "script": script,
+        "task": job.task,
+        "difficulty": job.difficulty,
+        "seed": job.seed,
+        "dataset_return": 820.2,
+    }
     results |= {"random_return": 3.3, "reference_return": 823, "budgets": {}}
     for number in args["num_labeled_trajectories"]:
-        budget = {"laom_supervised.py": {"latent_actions": measures(["action_probe", "action_head"], error)}}.get(script, {})
-        budget |= {"idm.py": {"idm": measures(["idm"], error)}, "bc.py": {"action_mse_over_var": error}}.get(script, {})
+        budget = {
+            "laom_supervised.py": {"latent_actions": measures(["action_probe", "action_head"], error)}
+        }.get(script, {})
+        budget |= {"idm.py": {"idm": measures(["idm"], error)}, "bc.py": {"action_mse_over_var": error}}.get(
+            script, {}
+        )
         results["budgets"][str(number)] = budget | {"seen_videos": videos(), "unseen_videos": videos()}
     if script in ("lapo.py", "laom.py"):
         results["latent_actions"] = measures(["action_probe"], error)
@@ -76,7 +118,7 @@ def all_jobs(scale, runs: Path, *words: str) -> list[benchmark.Job]:
 
 
 def touch_data(jobs: list[benchmark.Job]):
-    for file in {word for job in jobs for word in job.command if word.endswith(".hdf5")}:
+    for file in {file for job in jobs for file in job.files}:
         for path in (Path(file), Path(file.replace("__train", "__val"))):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
@@ -110,7 +152,7 @@ def pictures(folder: Path) -> set[str]:
     return {path.stem.removeprefix("demo_") for path in (folder / "pictures").glob("*.png")}
 
 
-# ---- run.py ------------------------------------------------------------------------------------------------------------------
+# ---- run.py ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale_name", list(SCALES))
@@ -124,33 +166,52 @@ def test_scripts_accept_every_command(scale_name, tmp_path):
         assert all(job.difficulty in path for path in args.data)
         assert set(map(str, args.num_labeled_trajectories)) <= {"all", *map(str, scale.budgets)}
     commands = benchmark.data_commands(scale, {}, jobs, ())
-    assert set(commands) == {word for job in jobs for word in job.command if word.endswith(".hdf5")}
+    assert set(commands) == {file for job in jobs for file in job.files}
     for file, (script, *argv) in commands.items():
         args = importlib.import_module(script.removesuffix(".py")).parse_args(argv)
-        assert Path(file).parent == args.output and f"__{args.difficulty}__" in file and (args.rerender or args.task in file)
+        assert (
+            Path(file).parent == args.output
+            and f"__{args.difficulty}__" in file
+            and (args.rerender or args.task in file)
+        )
     assert benchmark.choose_figures(scale, ("figure_09",)).keys() == {"figure_09a", "figure_09bc"}
 
 
 def test_every_figure_has_its_runs():
     for scale in SCALES.values():
         runs, figures = benchmark.list_runs(scale), benchmark.list_figures(scale)
-        assert {name for figure in figures.values() for name in figure.distractors + figure.clean} == set(runs)
-    paper = {f"figure_{number:02}" for number in (1, *range(5, 16))} | {f"table_{number}" for number in range(1, 5)}
+        assert {name for figure in figures.values() for name in figure.distractors + figure.clean} == set(
+            runs
+        )
+    paper = {f"figure_{number:02}" for number in (1, *range(5, 16))} | {
+        f"table_{number}" for number in range(1, 5)
+    }
     assert {re.match(r"[a-z]+_\d+", name)[0] for name in FIGURES} == paper
 
 
 def test_figures_share_runs():
     scale = SCALES["mini"]
-    one, all_five = (all_jobs(scale, Path("runs"), *words) for words in (["figure_08"], ["figure_01", "figure_08", "figure_09a"]))
-    assert len(one) == len(METHODS) * len(scale.seeds) and [job.command for job in one] == [job.command for job in all_five]
+    one, all_five = (
+        all_jobs(scale, Path("runs"), *words)
+        for words in (["figure_08"], ["figure_01", "figure_08", "figure_09a"])
+    )
+    assert len(one) == len(METHODS) * len(scale.seeds) and [job.command for job in one] == [
+        job.command for job in all_five
+    ]
     # LAOM with augmentation is LAOM where the preset augments
-    names = {scale: {job.name for job in all_jobs(SCALES[scale], Path("runs"), "figure_06")} for scale in ("paper", "demo")}
+    names = {
+        scale: {job.name for job in all_jobs(SCALES[scale], Path("runs"), "figure_06")}
+        for scale in ("paper", "demo")
+    }
     assert "laom" in names["paper"] and "laom_aug" not in names["paper"] and "laom_aug" in names["demo"]
 
 
 def test_the_ablation_changes_one_thing_at_a_time():
     """Figure 6, at the paper's scale: what each step has that the step before has not."""
-    known, steps = benchmark.identities(SCALES["paper"]), benchmark.list_figures(SCALES["paper"])["figure_06"].distractors
+    known, steps = (
+        benchmark.identities(SCALES["paper"]),
+        benchmark.list_figures(SCALES["paper"])["figure_06"].distractors,
+    )
     changes = [
         {key: new[key] for key in new if key.startswith("lam.") and new[key] != old.get(key)}
         for old, new in zip((known[name] for name in steps), (known[name] for name in steps[1:]))
@@ -164,7 +225,9 @@ def test_dry_run_starts_nothing(tiny, executed, capsys):
     run_all(tiny, "all", dry_run=True)
     printed = capsys.readouterr().out
     assert not executed and not (tiny / "runs").exists()
-    assert printed.count("\npython collect_data.py") == 7  # two tasks in both settings, a third to pre-train on, two twins
+    assert (
+        printed.count("\npython collect_data.py") == 7
+    )  # two tasks in both settings, a third to pre-train on, two twins
     assert "python laom_supervised.py demo" in printed and "benchmark/measure.py" in printed
 
 
@@ -178,7 +241,7 @@ def test_finished_runs_are_skipped_and_begun_ones_resumed(tiny, executed, capsys
     (other / "args.json").write_text(json.dumps(args))
     with pytest.raises(SystemExit) as error:  # nothing was run, so no results.json came
         run_all(tiny, "figure_07")
-    assert executed[0] == [jobs[1].command[0], "--resume", str(begun)]
+    assert executed[0] == [str(begun / jobs[1].script), "--resume", str(begun)]
     assert executed[1:] == [job.command for job in jobs[2:]]
     assert all(str(job) in str(error.value) for job in jobs[1:]) and str(jobs[0]) not in str(error.value)
     assert "# 16 runs: 1 finished, 1 continues, 14 starts" in capsys.readouterr().out
@@ -191,7 +254,9 @@ def test_a_failing_run_does_not_stop_the_others(tiny, monkeypatch):
     touch_data(jobs)
     by_command = {tuple(job.command): job for job in jobs}
     monkeypatch.setattr(
-        benchmark, "execute", lambda command: (job := by_command[tuple(command)]).seed == 1 and bool(write_run(job))
+        benchmark,
+        "execute",
+        lambda command: (job := by_command[tuple(command)]).seed == 1 and bool(write_run(job)),
     )
     with pytest.raises(SystemExit, match="error: these failed") as error:
         run_all(tiny, "figure_09a")
@@ -208,10 +273,6 @@ def test_data_is_collected_before_the_runs(tiny, executed):
 
 def test_execute_waits_for_a_checkpoint(monkeypatch, tmp_path):
     """SIGTERM to the runner reaches the script, which may take its time; its exit status decides."""
-    import os
-    import signal
-    import threading
-
     script = tmp_path / "script.py"
     script.write_text(
         "import pathlib, signal, sys, time\n"
@@ -229,7 +290,9 @@ def test_execute_waits_for_a_checkpoint(monkeypatch, tmp_path):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     threading.Thread(target=terminate).start()
     try:
-        assert not benchmark.execute(["script.py"]) and (tmp_path / "checkpoint").exists() and benchmark.STOPPED
+        assert (
+            not benchmark.execute(["script.py"]) and (tmp_path / "checkpoint").exists() and benchmark.STOPPED
+        )
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -253,33 +316,46 @@ def test_bad_input(program, arguments, message, tmp_path):
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
-# ---- plot.py -----------------------------------------------------------------------------------------------------------------
+# ---- plot.py -----------------------------------------------------------------------------------------------
 
 
 def test_bootstrap():
     ones = {"a": {0: np.ones(5), 1: np.ones(5)}}
-    assert plot.center(ones) == 1 and plot.bootstrap(ones) == (1, 1)
+    assert stats.center(ones) == 1 and stats.bootstrap(ones) == (1, 1)
     episodes = np.random.default_rng(1).normal(10, 2, 400)  # one seed: the interval of a mean
-    low, high = plot.bootstrap({"a": {0: episodes}})
+    low, high = stats.bootstrap({"a": {0: episodes}})
     half = 1.96 * episodes.std() / 20
     assert abs(low - (episodes.mean() - half)) < 0.03 and abs(high - (episodes.mean() + half)) < 0.03
     # two seeds at 0 and 1: both, or either alone a quarter of the time each
-    assert plot.bootstrap({"a": {0: np.zeros(5), 1: np.ones(5)}}) == (0, 1)
+    assert stats.bootstrap({"a": {0: np.zeros(5), 1: np.ones(5)}}) == (0, 1)
     # tasks are not drawn again: what is between them does not widen the interval
-    assert plot.bootstrap({"a": {0: np.zeros(5)}, "b": {0: np.ones(5)}}) == (0.5, 0.5)
+    assert stats.bootstrap({"a": {0: np.zeros(5)}, "b": {0: np.ones(5)}}) == (0.5, 0.5)
     uneven = {"a": {0: np.array([0.0, 2.0]), 1: np.array([5.0])}, "b": {0: np.array([7.0])}}
-    assert plot.center(uneven) == 5 and plot.seed_means(uneven) == [4] and plot.bootstrap(uneven) == plot.bootstrap(uneven)
+    assert (
+        stats.center(uneven) == 5
+        and stats.seed_means(uneven) == [4]
+        and stats.bootstrap(uneven) == stats.bootstrap(uneven)
+    )
 
 
 def test_ratio():
-    twos, fours, noisy, rare = ({"a": {0: np.array(x)}} for x in ([2.0], [4.0], [1.0, 3.0] * 200, [0.0, 0, 0, 0, 1]))
-    limits = lambda above, below: re.fullmatch(r"(.*) \((.*) to (.*)\)", plot.show_ratio(above, below)).groups()
-    assert plot.show_ratio(fours, twos) == "2.00" and plot.show_ratio(fours, {}) == "–"
+    twos, fours, noisy, rare = (
+        {"a": {0: np.array(x)}} for x in ([2.0], [4.0], [1.0, 3.0] * 200, [0.0, 0, 0, 0, 1])
+    )
+
+    def limits(above, below):
+        return re.fullmatch(r"(.*) \((.*) to (.*)\)", stats.show_ratio(above, below)).groups()
+
+    assert stats.show_ratio(fours, twos) == "2.00" and stats.show_ratio(fours, {}) == "–"
     ratio, low, high = map(float, limits(fours, noisy))
     half = 1.96 * 1 / 20  # of the mean of 400 episodes of standard deviation 1
     assert ratio == 2 and abs(low - 4 / (2 + half)) < 0.02 and abs(high - 4 / (2 - half)) < 0.02
     ratio, low, high = map(float, limits(noisy, noisy))  # drawn again each by itself
-    assert ratio == 1 and abs(low - (1 - half / 2 * 2**0.5)) < 0.02 and abs(high - (1 + half / 2 * 2**0.5)) < 0.02
+    assert (
+        ratio == 1
+        and abs(low - (1 - half / 2 * 2**0.5)) < 0.02
+        and abs(high - (1 + half / 2 * 2**0.5)) < 0.02
+    )
     assert limits(twos, rare)[::2] == ("10.00", "inf")
 
 
@@ -288,32 +364,60 @@ def test_claims_compare_what_both_sides_have(tiny, capsys):
     for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_07", "figure_09", "figure_13"):
         second_lapo, clean = job.name == "lapo" and job.seed == 1, job.difficulty == CLEAN
         if job.task == "cheetah-run" and not (second_lapo and not clean):
-            write_run(job, score=scores.get(job.name, 0.4), error=0.2 if clean else errors.get(job.name, 0.6) - 0.2 * job.seed)
-    bc = next(job for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_08") if job.name == "bc")
+            write_run(
+                job,
+                score=scores.get(job.name, 0.4),
+                error=0.2 if clean else errors.get(job.name, 0.6) - 0.2 * job.seed,
+            )
+    bc = next(
+        job for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_08") if job.name == "bc"
+    )
     write_run(bc, score=0.8)
     plot_all(tiny)
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
-    row = lambda label: next(line[2:] for line in lines if line[1:2] == [label])
-    ratios = lambda label: [float(cell.split()[0]) for cell in row(label)[1:3]]
-    assert row("probe errors: lapo / lapo without distractors")[:3] == ["cheetah-run: 0", "3.00", "3.00"]  # and not seed 1
+
+    def row(label):
+        return next(line[2:] for line in lines if line[1:2] == [label])
+
+    def ratios(label):
+        return [float(cell.split()[0]) for cell in row(label)[1:3]]
+
+    assert row("probe errors: lapo / lapo without distractors")[:3] == [
+        "cheetah-run: 0",
+        "3.00",
+        "3.00",
+    ]  # and not seed 1
     assert row("probe errors: laom_no_aug / lapo")[:3] == ["cheetah-run: 0", "0.83", "0.83"]
-    assert row("errors of what labels taught: laom_supervised / idm")[:2] == ["cheetah-run: 0, 1", "0.71 (0.50 to 1.00)"]
+    assert row("errors of what labels taught: laom_supervised / idm")[:2] == [
+        "cheetah-run: 0, 1",
+        "0.71 (0.50 to 1.00)",
+    ]
     # returns of 20 with distractors, where BC on all labels has 80, and 20 without, where it has 40
-    assert all(abs(ratio - 0.5) < 0.1 for ratio in ratios("scores, 8 labelled: lapo / lapo without distractors"))
+    assert all(
+        abs(ratio - 0.5) < 0.1 for ratio in ratios("scores, 8 labelled: lapo / lapo without distractors")
+    )
     assert all(3 < ratio < 5 for ratio in ratios("scores, 8 labelled: laom_supervised / laom"))
-    assert row("scores, 8 labelled: laom_supervised_16 / laom_supervised")[3] == "0.84 (Section 5) |"  # the smallest z of the scale
+    assert (
+        row("scores, 8 labelled: laom_supervised_16 / laom_supervised")[3] == "0.84 (Section 5) |"
+    )  # the smallest z of the scale
     assert not any("quantisation" in line[0] for line in lines)  # which has not run
-    latent = next(line for line in lines if line[:5] == ["| laom", "cheetah-run", "no", "1", "0.200 \\| 0.200"])
+    latent = next(
+        line for line in lines if line[:5] == ["| laom", "cheetah-run", "no", "1", "0.200 \\| 0.200"]
+    )
     assert latent[-2:] == ["0.25", "0.2 \\| 0.1 |"] and latent[7:9] == ["12.5", "1.5"]
 
 
 def test_draws_every_figure(tiny, capsys):
     for i, job in enumerate(all_jobs(SCALES["demo"], tiny / "runs" / "demo")):
         folder = write_run(job, score=0.1 + 0.01 * i, error=0.2 + 0.01 * i)
-        (folder / "wall_clock.json").write_text(json.dumps({"seconds": [60, 120.0], "machine": "abacus", "date": "2026-01-01"}))
+        (folder / "wall_clock.json").write_text(
+            json.dumps({"seconds": [60, 120.0], "machine": "abacus", "date": "2026-01-01"})
+        )
         for kind in ("laom_supervised", "laom", "idm"):
             if job.command[0] == f"{kind}.py":
-                Image.fromarray(np.full((8, 48, 3), 128, np.uint8)).save(folder / ("idm_8.png" if kind == "idm" else "lam_8.png"))
+                Image.fromarray(np.full((8, 48, 3), 128, np.uint8)).save(
+                    folder / ("idm_8.png" if kind == "idm" else "lam_8.png")
+                )
     plot_all(tiny)
     printed = capsys.readouterr().out
     assert pictures(tiny) == set(DRAWN) and "not drawn" not in printed and "not run" not in printed
@@ -321,7 +425,9 @@ def test_draws_every_figure(tiny, capsys):
         picture = np.asarray(Image.open(path).convert("RGB"))
         assert picture.shape[1] > 700 and picture.std() > 5, path
     assert "| LAPO | 0h 3m | 2, 8 | 4 | abacus | 7h 38m |" in printed
-    assert re.search(r"\| cheetah-run \| \d+\.\d \(seeds: \d+\.\d, \d+\.\d\) .* \| 823 \| 840 \|", printed)  # Table 3
+    assert re.search(
+        r"\| cheetah-run \| \d+\.\d \(seeds: \d+\.\d, \d+\.\d\) .* \| 823 \| 840 \|", printed
+    )  # Table 3
     assert "| BC (on all stages) | 107,541,504 | 107,541,504 |" in printed
     assert "table_1: nothing to show; python benchmark/run.py table_1 --scale demo" in printed
 
@@ -335,16 +441,24 @@ def test_a_figure_without_its_runs_is_skipped(tiny, capsys):
     assert "figure_08: not drawn, runs are missing; python benchmark/run.py figure_08 --scale demo" in lines
     plot_all(tiny, "figure_08", "figure_13", partial=True)
     assert pictures(tiny) == {"figure_09a", "figure_08"}
-    assert "(without bc, lapo, laom; python benchmark/run.py figure_08 --scale demo)" in capsys.readouterr().out
+    assert (
+        "(without bc, lapo, laom; python benchmark/run.py figure_08 --scale demo)" in capsys.readouterr().out
+    )
 
 
 def test_runs_are_known_by_their_arguments(tiny, capsys):
-    """Not by where they lie; other arguments are another run, an argument that did not exist yet is the default."""
+    """Not by where they lie; other arguments are another run, an argument that did not exist yet is the
+    default."""
     (job, *_) = all_jobs(SCALES["demo"], tiny / "elsewhere", "figure_12c")
     folder = write_run(job, folder=tiny / "some name")
     args = json.loads((folder / "args.json").read_text())
-    load = lambda: plot.Benchmark("demo", (str(tiny / "some*"),), "seen_videos")
-    assert [run.folder for run in load().find("laom", task=job.task)] == [folder] and not load().find("laom_fsq")
+
+    def load():
+        return stats.Benchmark("demo", (str(tiny / "some*"),), "seen_videos")
+
+    assert [run.folder for run in load().find("laom", task=job.task)] == [folder] and not load().find(
+        "laom_fsq"
+    )
     del args["lam"]["target"], args["lr_schedule"]
     (folder / "args.json").write_text(json.dumps(args))
     assert load().find("laom")
@@ -359,7 +473,7 @@ def test_the_newest_run_counts(tiny):
     (job, *_) = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_12c")
     names = ["z__laom__0__20260101-000000", "a__laom__0__20260102-000000", "z"]
     folders = [write_run(job, folder=tiny / "same" / name) for name in names]
-    found = plot.Benchmark("demo", (f"{tiny}/same/*",), "seen_videos").find("laom")
+    found = stats.Benchmark("demo", (f"{tiny}/same/*",), "seen_videos").find("laom")
     assert [run.folder for run in found] == [folders[1]]
 
 
@@ -368,8 +482,14 @@ def test_figure_11_says_what_is_not_reconstructed(tiny):
         folder = write_run(job)
         if job.name == "laom":
             Image.fromarray(np.full((8, 48, 3), 128, np.uint8)).save(folder / "lam.png")
-    figure = plot.draw_reconstructions(plot.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos"), "figure_11")
-    assert [("decoded" in ax.get_title("left"), len(ax.images)) for ax in figure.axes] == [(True, 1), (False, 0), (False, 0)]
+    figure = figures.draw_reconstructions(
+        stats.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos"), "figure_11"
+    )
+    assert [("decoded" in ax.get_title("left"), len(ax.images)) for ax in figure.axes] == [
+        (True, 1),
+        (False, 0),
+        (False, 0),
+    ]
 
 
 def test_scores_are_relative_to_bc_on_all_labels(tiny):
@@ -379,11 +499,16 @@ def test_scores_are_relative_to_bc_on_all_labels(tiny):
         for job in jobs
         if job.task == "cheetah-run" and job.seed == 0
     }
-    load = lambda: plot.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "unseen_videos")
+
+    def load():
+        return stats.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "unseen_videos")
+
     assert load().reference("cheetah-run", DISTRACTORS) == (80, True)
-    assert abs(plot.center(load().scores(load().find("laom"), 8)) - 0.25) < 0.05
+    assert abs(stats.center(load().scores(load().find("laom"), 8)) - 0.25) < 0.05
     shutil.rmtree(folders["bc"])
-    assert load().reference("cheetah-run", DISTRACTORS) == (823, False) and load().reference("cheetah-run", CLEAN) == (840, False)
+    assert load().reference("cheetah-run", DISTRACTORS) == (823, False) and load().reference(
+        "cheetah-run", CLEAN
+    ) == (840, False)
 
 
 def test_means_are_over_the_tasks_that_all_have(tiny):
@@ -391,26 +516,45 @@ def test_means_are_over_the_tasks_that_all_have(tiny):
     for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_07"):
         if job.name == "laom" or job.task == "cheetah-run":
             write_run(job)
-    bench = plot.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos")
-    tasks = lambda name: {run.task for run in bench.only(name, figure).runs.values()}
-    assert tasks("figure_07") == {"cheetah-run"} and tasks("figure_08") == set(TINY.tasks)  # a panel for each task
+    bench = stats.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos")
+
+    def tasks(figure):
+        return {run.task for run in bench.only(figure).runs.values()}
+
+    assert tasks(figure) == {"cheetah-run"}
+    assert tasks(dataclasses.replace(figure, per_task=True)) == set(TINY.tasks)  # a panel for each task
 
 
 def test_only_finished_runs_with_the_seeds_of_all_count(tiny, capsys):
-    figure, jobs = benchmark.list_figures(TINY)["figure_09a"], all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_09a")
+    figure, jobs = (
+        benchmark.list_figures(TINY)["figure_09a"],
+        all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_09a"),
+    )
     folders = {(job.name, job.task, job.seed): write_run(job) for job in jobs}
-    load = lambda: plot.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos")
-    seeds = lambda name: {run.seed for run in load().only(name, figure).find("idm", task="cheetah-run")}
-    assert seeds("figure_09a") == {0, 1}
-    for change in ({"budgets": {}}, {"task": "video"}):  # stopped before its first budget; trained on something else
+
+    def load():
+        return stats.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos")
+
+    def seeds():
+        return {run.seed for run in load().only(figure).find("idm", task="cheetah-run")}
+
+    assert seeds() == {0, 1}
+    for change in (
+        {"budgets": {}},
+        {"task": "video"},
+    ):  # stopped before its first budget; trained on something else
         path = folders["laom_supervised", "cheetah-run", 1] / "results.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
-        assert seeds("figure_09a") == {0} and str(path.parent) in capsys.readouterr().out
+        assert seeds() == {0} and str(path.parent) in capsys.readouterr().out
 
 
 def test_the_table_hides_what_no_policy_has_earned(tiny, capsys):
-    job = next(job for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_05") if job.name == "lapo_original")
-    plot.table.main((write_run(job, score=0.77),))
+    job = next(
+        job
+        for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_05")
+        if job.name == "lapo_original"
+    )
+    table.main((write_run(job, score=0.77),))
     row = capsys.readouterr().out.splitlines()[2]
     assert row.endswith("| 0.300 \\| 0.300 | – | – | – |") and "0.77" not in row
 
@@ -430,28 +574,165 @@ class Resources(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.tags.add(tag)
-        self.sources += [attributes[name] for name in ("src", "href", "srcset", "data", "poster") if name in attributes]
+        self.sources += [
+            attributes[name] for name in ("src", "href", "srcset", "data", "poster") if name in attributes
+        ]
         self.alts += [attributes["alt"]] if tag == "img" else []
 
 
 def test_the_page_needs_no_other_file(tiny):
     jobs = [
-        job for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_08") if job.task == "cheetah-run" and job.seed == 0
+        job
+        for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_08")
+        if job.task == "cheetah-run" and job.seed == 0
     ]
     frames = [Image.fromarray(np.full((64, 128, 3), 20 * i, np.uint8)) for i in range(6)]
     for job in jobs:
         folder = write_run(job)
         frames[0].save(folder / "rollout_8.gif", save_all=True, append_images=frames[1:], duration=40)
         frames[0].save(folder / "prediction.png")
-        (folder / "lam_8.json").write_text(json.dumps({"effective_rank": 33.3, "distractor_share/no_distractors": 0.75}))
+        (folder / "lam_8.json").write_text(
+            json.dumps({"effective_rank": 33.3, "distractor_share/no_distractors": 0.75})
+        )
     plot_all(tiny, "figure_08", html=())
     text = (tiny / "pictures" / "demo.html").read_text()
     page = Resources()
     page.feed(text)
-    assert len(page.sources) == len(page.alts) == 1 + 2 * len(METHODS) and all(len(alt) > 10 for alt in page.alts)
+    assert len(page.sources) == len(page.alts) == 1 + 2 * len(METHODS) and all(
+        len(alt) > 10 for alt in page.alts
+    )
     assert all(source.startswith("data:image/") for source in page.sources)
-    assert not re.search(r"https?://|url\(|@import", text) and not page.tags & {"script", "link", "iframe", "object"}
-    assert "33.3" in text and "0.75" in text and all(plot.LABELS[name] in text or name in text for name in METHODS)
+    assert not re.search(r"https?://|url\(|@import", text) and not page.tags & {
+        "script",
+        "link",
+        "iframe",
+        "object",
+    }
+    assert (
+        "33.3" in text
+        and "0.75" in text
+        and all(figures.LABELS[name] in text or name in text for name in METHODS)
+    )
     chosen = tiny / "runs" / "demo" / "idm" / "cheetah-run__idm__0__20260101-000000"
     plot_all(tiny, "figure_08", html=(chosen,))
     assert (tiny / "pictures" / "demo.html").read_text().count("<article") == 1
+
+
+# ---- measure.py --------------------------------------------------------------------------------------------
+
+
+class Teller(torch.nn.Module):
+    """A LAM in pixels that predicts the older frames right and whose z is what it is told to be: the IDM's
+    second picture, or its first."""
+
+    def __init__(self, second: bool):
+        super().__init__()
+        self.decoder, self.encoder, self.second = None, torch.nn.Identity(), second
+
+    def forward(self, obs, future_obs):
+        return (future_obs if self.second else obs)[:, -3:]
+
+    def predict(self, obs, z):
+        return torch.cat([obs[:, 3:], z], 1)
+
+
+def test_errors_of_a_lam_that_sees_the_change_and_of_one_that_does_not():
+    frames = torch.randn(8, 12, 4, 4, generator=torch.Generator().manual_seed(0))
+    obs, next_obs = frames[:, :9], frames[:, 3:]
+    own, others, blind, no_change = measure.prediction_errors(Teller(second=True), obs, next_obs)[0].tolist()
+    assert own == 0 and others > 0.3 and blind == no_change > 0.3
+    own, others, blind, no_change = measure.prediction_errors(Teller(second=False), obs, next_obs)[0].tolist()
+    assert own == blind == no_change > 0.3 and others > 0.3
+
+
+@pytest.fixture
+def measured(finished, tmp_path, monkeypatch) -> Callable:
+    """Measures a copy of a script's run: its folder, and what measure.py has written beside the weights."""
+
+    def measured(script: str, name: str, **changes) -> tuple[Path, dict]:
+        folder = tmp_path / "run"
+        if not folder.exists():
+            shutil.copytree(finished(script), folder)
+        monkeypatch.delitem(
+            sys.modules, script.removesuffix(".py"), raising=False
+        )  # the run's own copy takes its place
+        measure.main(measure.Args(folder, device="cpu", **changes))
+        return folder, json.loads((folder / f"{name}.json").read_text())
+
+    return measured
+
+
+def test_measures_of_a_run(measured):
+    """What the script itself has measured, and more; for a LAM of pixels a picture of what it predicts."""
+    folder, measures = measured("lapo.py", "lam")
+    own = json.loads((folder / "results.json").read_text())["latent_actions"]
+    assert all(measures[name] == pytest.approx(value, rel=1e-3) for name, value in own.items())
+    assert {"shuffled_loss_ratio", "blind_loss_ratio", "copy_loss_ratio"} < measures.keys()
+    assert len(measures["action_probe_mse_over_var_per_dimension/seen_videos"]) == 6
+    picture = np.asarray(Image.open(folder / "prediction.png"))
+    assert picture.shape == (3 * 192, 12 * 192, 3) and np.array_equal(picture[::3, ::3], picture[1::3, 1::3])
+
+
+def test_measures_of_an_idm(measured):
+    folder, measures = measured("idm.py", "idm_2")
+    own = json.loads((folder / "results.json").read_text())["budgets"]["2"]["idm"]
+    assert all(measures[name] == pytest.approx(value, rel=1e-3) for name, value in own.items())
+
+
+def test_twins_and_reconstruction(measured, collect_short, short_file, tmp_path, capsys):
+    """The trajectories of the evaluation file rendered without distractors: how much of z was the
+    distractors' doing?"""
+    val, twins = beside(short_file), tmp_path / "twins"
+    words = ["--rerender", val, "--difficulty", "vanilla", "--output", twins, "--num-workers", 1]
+    collect_short.main(collect_short.parse_args(list(map(str, words))))
+    twin = str(next(twins.glob("*.hdf5")))
+    folder, measures = measured(
+        "laom_supervised.py", "lam_2", twin_data=(twin,), reconstruct=True, num_updates=30
+    )
+    assert 0 < measures["distractor_share/no_distractors"] < 1.1
+    for kind in ("action_probe", "action_head"):
+        assert measures[f"{kind}_mse_over_var/no_distractors"] > 0
+    picture = np.asarray(Image.open(folder / "lam_2.png"))
+    assert picture.shape == (2 * 192, 12 * 192, 3) and picture[192:].std() > 1
+
+    _, same = measured("laom_supervised.py", "lam_2", twin_data=(str(val),))
+    assert same[f"distractor_share/twin:{val}"] < 1e-3  # a file is its own twin
+    assert same["shuffled_loss_ratio"] == pytest.approx(measures["shuffled_loss_ratio"], rel=1e-3)
+    with pytest.raises(SystemExit, match="is no twin of"):
+        measured("laom_supervised.py", "lam_2", twin_data=(str(short_file),))
+    for path in (folder / "lam_9.pt", folder / "actor_2.pt", tmp_path):
+        with pytest.raises(SystemExit, match="is no finished first stage"):
+            measure.main(measure.Args(path))
+
+    capsys.readouterr()
+    table.main((folder, tmp_path))
+    output, errors = capsys.readouterr()
+    (row,) = [line for line in output.splitlines() if line.startswith("| run (")]
+    assert (
+        f"{measures['action_probe_mse_over_var/seen_videos']:.3f} \\| " in row and "laom_supervised.py" in row
+    )
+    assert "no results.json yet" in errors and str(tmp_path) in errors
+    table.main((folder,), csv=tmp_path / "table.csv")
+    with open(tmp_path / "table.csv") as file:
+        (record,) = csv.DictReader(file)
+    assert record["labelled"] == "2" and float(record["action_probe/seen_videos"]) == pytest.approx(
+        measures["action_probe_mse_over_var/seen_videos"], rel=1e-5
+    )
+
+
+def test_a_variant_without_what_is_measured(finished, tmp_path, monkeypatch):
+    """One line says what its script lacks."""
+    folder = Path(shutil.copytree(finished("laom.py"), tmp_path / "run"))
+    source = (folder / "laom.py").read_text()
+    (folder / "laom.py").write_text(
+        source.replace("def fit_ridge", "def fit_rigde").replace("fit_ridge(", "fit_rigde(")
+    )
+    monkeypatch.delitem(sys.modules, "laom", raising=False)
+    with pytest.raises(
+        SystemExit, match="error: .*laom.py does not define fit_ridge, which benchmark/measure.py needs"
+    ):
+        measure.main(measure.Args(folder))
+    with pytest.raises(
+        SystemExit, match="error: .*bc.py defines neither LAM nor IDM|is no finished first stage"
+    ):
+        measure.main(measure.Args(finished("bc.py")))

@@ -1,11 +1,21 @@
-"""The distracting environment: ranges and statistics of each distractor, seeds, and that distractors change pixels alone."""
+"""The distracting environment: ranges and statistics of each distractor, seeds, and that distractors change
+pixels alone."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
-from collect_data import DIFFICULTIES, DistractingControl, dead_leaves_video, load_task, to_cartesian, to_spherical
-from collect_data import play as play_episode
+from collect_data import (
+    DIFFICULTIES,
+    DistractingControl,
+    dead_leaves_video,
+    load_task,
+    play_to_and_fro,
+    to_cartesian,
+    to_spherical,
+    walk_camera,
+    walk_colors,
+)
 
 TASKS = ["cheetah-run", "walker-run", "hopper-hop", "humanoid-walk"]
 VIDEOS = [dead_leaves_video(seed, num_frames=5) for seed in range(2)]
@@ -15,7 +25,10 @@ def play(env, seed: int, steps: int = 20):
     """Pixels (steps, 64, 64, 3) and physics (steps, P) of random actions."""
     rng = np.random.default_rng(seed)
     env.reset(seed=seed)
-    played = [(env.step(rng.uniform(-1, 1, env.action_space.shape))[0], env.physics.get_state()) for _ in range(steps)]
+    played = [
+        (env.step(rng.uniform(-1, 1, env.action_space.shape))[0], env.physics.get_state())
+        for _ in range(steps)
+    ]
     return tuple(map(np.stack, zip(*played)))
 
 
@@ -34,17 +47,6 @@ def test_same_seed_same_pixels(task):
     assert pixels.std() > 5  # a picture, not a blank
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_states_are_what_experts_are_trained_on(task):
-    """The state that is recorded beside a picture has the values and the order of the flat environment in which experts train."""
-    env, flat = make(task), gym.wrappers.FlattenObservation(load_task(task))
-    actions = [np.sin(np.arange(env.action_space.shape[0]) + step) for step in range(100)]
-    env.render, planned = lambda: np.zeros(1), iter(actions)
-    arrays, _ = play_episode(env, lambda state: next(planned), seed=1, length=100)
-    expected = [flat.reset(seed=1)[0], *(flat.step(action.astype(np.float32))[0] for action in actions)][:-1]
-    assert arrays["states"].dtype == np.float32 and np.allclose(arrays["states"], np.stack(expected), atol=1e-5)
-
-
 @pytest.mark.parametrize("distractor", [{"color": 0.3}, {"camera": 0.3}, {"videos": VIDEOS}])
 def test_each_distractor_changes_pixels_alone(distractor):
     pixels, physics = play(make(), seed=0)
@@ -55,56 +57,82 @@ def test_each_distractor_changes_pixels_alone(distractor):
 
 def test_vanilla_is_the_task_itself():
     env = make()
-    own_colors = env.model.mat_rgba.copy()
+    own_colors = env.physics.model.mat_rgba.copy()
     env.reset(seed=0)
     for _ in range(10):
         pixels = env.step(np.ones(6))[0]
-    assert np.array_equal(env.model.mat_rgba, own_colors)
+    assert np.array_equal(env.physics.model.mat_rgba, own_colors)
     assert np.array_equal(pixels, env.physics.render(height=64, width=64, camera_id=0))
 
 
+def walk(walker, seed: int, *args, steps: int = 500) -> list:
+    walker = walker(np.random.default_rng(seed), *args)
+    return [next(walker) for _ in range(steps)]
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_ranges_over_thousands_of_steps(task):
-    """Design notes, section 5, at scale 0.2; the walks reach their bounds and never cross them."""
-    s, env = 0.2, make(task, 0.2, 0.2, VIDEOS)
-    env.render = lambda: None  # the walks do not need the pictures
-    colors, positions, rolls, speeds, times, starts = [], [], [], [], [], []
-    for episode in range(4):
-        env.reset(seed=episode)
-        starts.append(env.camera_position.copy())
-        assert np.linalg.norm(env.velocity) <= 0.4 * s
-        for _ in range(500):
-            before = env.model.mat_rgba[:, :3].copy()
-            env.step(np.zeros(env.action_space.shape))
-            moved = (env.model.mat_rgba[:, :3] - before)[(before > env.color_low + 0.05) & (before < env.color_high - 0.05)]
-            colors.append(moved)
-            positions.append(env.camera_position.copy())
-            rolls.append(env.roll)
-            speeds.append(np.linalg.norm(env.velocity))
-            times.append(env.video_time)
-        assert (env.model.mat_rgba[:, :3] >= np.clip(env.own_colors - s, 0, 1) - 1e-6).all()
-        assert (env.model.mat_rgba[:, :3] <= np.clip(env.own_colors + s, 0, 1) + 1e-6).all()
-        radius, elevation, azimuth = np.array(positions[-500:]).T
-        r = env.own_radius
-        assert r * (1 - 0.5 * s) <= radius.min() and radius.max() <= r * (1 + 1.5 * s)
-        assert elevation.min() >= 0 and elevation.max() <= np.pi / 2
-        assert azimuth.min() >= -np.pi and azimuth.max() <= 0
-        assert max(speeds[-500:]) <= 0.4 * s * r / 4 + 1e-9
-    assert np.std(np.concatenate(colors)) == pytest.approx(0.03 * s, rel=0.1)
-    assert np.abs(rolls).max() <= np.pi / 2 * s and np.std(rolls) > 0.01
-    assert np.ptp(np.array(positions), axis=0).min() > 0.02 and np.ptp(np.array(starts), axis=0).min() > 0.02
+def test_colors_keep_to_their_range(task):
+    """Design notes, section 5, at scale 0.2; the walk reaches its bounds and never crosses them."""
+    s, own = 0.2, load_task(task).unwrapped.physics.model.mat_rgba[:, :3].copy()
+    low, high = np.clip(own - s, 0, 1), np.clip(own + s, 0, 1)
+    colors = np.stack([walk(walk_colors, episode, s, own) for episode in range(4)])  # (4, 500, materials, 3)
+    assert (colors >= low - 1e-6).all() and (colors <= high + 1e-6).all()
+    assert np.isclose(colors, low).any() and np.isclose(colors, high).any()
+    starts = (colors[:, 0] - low)[:, high - low > 2 * s - 1e-6]
+    assert starts.min() < 0.1 * s and starts.max() > 1.9 * s  # uniform
+    steps, inside = np.diff(colors, axis=1), (colors > low + 0.05) & (colors < high - 0.05)
+    assert np.std(steps[inside[:, :-1]]) == pytest.approx(0.03 * s, rel=0.1)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_camera_keeps_to_its_range(task):
+    """Design notes, section 5, at scale 0.2, about the agent's centre of mass."""
+    s, data = 0.2, load_task(task).unwrapped.physics.data
+    own = data.cam_xpos[0] - data.subtree_com[1]
+    radius, elevation, azimuth = to_spherical(own)
+    angle, episodes = np.pi / 2 * s, [walk(walk_camera, episode, s, own) for episode in range(4)]
+    positions = np.array(
+        [[to_spherical(position) for position, _ in episode] for episode in episodes]
+    )  # (4, 500, 3)
+    rolls = np.array([[roll for _, roll in episode] for episode in episodes])
+    low = [radius * (1 - 0.5 * s), max(0, elevation - angle), max(-np.pi, azimuth - angle)]
+    high = [radius * (1 + 1.5 * s), min(np.pi / 2, elevation + angle), min(0, azimuth + angle)]
+    assert (positions >= np.array(low) - 1e-6).all() and (positions <= np.maximum(low, high) + 1e-6).all()
+    assert np.ptp(positions, axis=(0, 1)).min() > 0.02 and np.ptp(positions[:, 0], axis=0).min() > 0.02
+    assert np.abs(rolls).max() <= angle and np.std(rolls) > 0.01
+    assert np.abs(np.diff(rolls, axis=1)).max() <= np.pi / 50 * s + 1e-9
+    points = np.array([[position for position, _ in episode] for episode in episodes])
+    moves = np.linalg.norm(np.diff(points, axis=1), axis=-1)
+    assert moves.max() <= 0.4 * s * radius / 4 + 1e-9 and moves.max() > 0.3 * s * radius / 4
 
 
 def test_video_plays_to_and_fro():
+    frames = walk(play_to_and_fro, 0, VIDEOS, steps=40)
+    (video,) = [video for video in VIDEOS if any(np.array_equal(frames[0], frame) for frame in video)]
+    shown = [
+        next(i for i, candidate in enumerate(video) if np.array_equal(candidate, frame)) for frame in frames
+    ]
+    assert set(np.abs(np.diff(shown))) == {1} and set(shown) == set(range(5))
+    firsts = [next(play_to_and_fro(np.random.default_rng(seed), VIDEOS)) for seed in range(60)]
+    assert len({frame.tobytes() for frame in firsts}) == 10  # any frame of any video
+
+
+def test_the_sky_shows_the_video():
+    """All faces are the same, and the one of a step is that of its picture."""
     env = make(videos=VIDEOS)
     env.reset(seed=0)
+    expected = walk(play_to_and_fro, 0, VIDEOS, steps=1)[0].shape
+    model = env.physics.model
+    sky = model.name2id("skybox", "texture")
     shown = []
     for _ in range(12):
         env.step(np.zeros(6))
-        frame = env.sky_faces[0]
-        assert (env.sky_faces == frame).all()  # all faces the same
-        shown.append(next(i for i, candidate in enumerate(env.video) if np.array_equal(candidate, frame)))
-    assert set(np.abs(np.diff(shown))) == {1} and set(shown) == set(range(5))
+        faces = model.tex_data[model.tex_adr[sky] :][: 6 * np.prod(expected)].reshape(6, *expected)
+        assert (faces == faces[0]).all()
+        shown.append(
+            next(frame.tobytes() for video in VIDEOS for frame in video if np.array_equal(frame, faces[0]))
+        )
+    assert len(set(shown)) == 5
 
 
 @pytest.mark.parametrize("task,alpha", [("walker-run", 1.0), ("humanoid-walk", 0.3)])
@@ -123,10 +151,11 @@ def test_camera_keeps_the_agent_in_view():
     env = make(camera=0.3)
     for seed in range(5):
         env.reset(seed=seed)
+        data = env.physics.data
         for _ in range(50):
             env.step(np.zeros(6))
-        axis = -env.data.cam_xmat[0].reshape(3, 3)[:, 2]
-        towards = env.data.subtree_com[1] - env.data.cam_xpos[0]
+        axis = -data.cam_xmat[0].reshape(3, 3)[:, 2]
+        towards = data.subtree_com[1] - data.cam_xpos[0]
         assert axis @ towards / np.linalg.norm(towards) > 0.95
 
 

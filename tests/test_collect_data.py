@@ -1,0 +1,504 @@
+"""collect_data.py: the format of its files, restarts and shards, trajectories rendered again, plain videos,
+pictures, and background videos."""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+from conftest import ROOT, beside, run
+from PIL import Image
+
+import collect_data
+
+NAME = "cheetah-run__scale_easy_video_hard__{}.hdf5"
+TASKS = ["cheetah-run", "walker-run", "hopper-hop", "humanoid-walk"]
+
+
+def read(path: Path) -> list[dict]:
+    """Arrays and attributes of each trajectory, in order."""
+    with h5py.File(path) as file:
+        groups = [file[str(i)] for i in range(len(file))]
+        return [{name: array[:] for name, array in group.items()} | dict(group.attrs) for group in groups]
+
+
+def attributes(path: Path) -> dict:
+    with h5py.File(path) as file:
+        return dict(file.attrs)
+
+
+def same(one: dict, other: dict, *names: str) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in names)
+
+
+# ---- Collection --------------------------------------------------------------------------------------------
+
+
+def test_format(train_file):
+    """The paper's HDF5 format and what we add to it (design notes, section 4)."""
+    with h5py.File(train_file) as file:
+        assert {
+            "domain_name",
+            "task_name",
+            "difficulty",
+            "dynamic",
+            "img_hw",
+            "split",
+            "dataset_return",
+        } <= set(file.attrs)
+        assert sorted(file) == ["0", "1", "2"]
+        returns = [file[name].attrs["traj_return"] for name in file]
+        assert (
+            file.attrs["dataset_return"] == pytest.approx(np.mean(returns)) and min(returns) > 780
+        )  # the shipped expert's
+        assert 0 < file.attrs["random_return"] < 50
+        for name in file:
+            group = file[name]
+            shapes = {key: (group[key].shape, group[key].dtype) for key in group}
+            assert shapes["obs"] == ((1000, 64, 64, 3), np.uint8) and shapes["states"] == (
+                (1000, 17),
+                np.float32,
+            )
+            assert shapes["actions"] == ((1000, 6), np.float32) and shapes["physics"] == (
+                (1000, 18),
+                np.float64,
+            )
+            assert np.abs(group["actions"][:]).max() <= 1 and group["obs"].id.get_offset() % 8 == 0
+            assert group["obs"][:].std(axis=0).mean() > 5  # it moves
+    assert (
+        train_file.with_suffix(".png").stat().st_size > 10_000
+        and train_file.with_suffix(".gif").stat().st_size > 10_000
+    )
+    assert not list(train_file.parent.glob("*partial*"))
+
+
+def test_videos_of_the_splits_differ(data_folder):
+    folder = data_folder / "backgrounds"
+    train, val = (
+        {file.read_bytes() for file in folder.glob(f"*/{split}/*.npy")} for split in ("train", "val")
+    )
+    assert len(train) == 3 and len(val) == 2 and not train & val
+
+
+@pytest.fixture(scope="module")
+def collect(collect_short, frames, data_folder) -> Callable:
+    """Collects short episodes into a folder, which has the background videos already."""
+
+    def collect(output: Path, *words):
+        shutil.copytree(data_folder / "backgrounds", output / "backgrounds", dirs_exist_ok=True)
+        words = ["--backgrounds", frames, "--output", output, "--num-workers", 1, *words]
+        collect_short.main(collect_short.parse_args(list(map(str, words))))
+
+    return collect
+
+
+NUMBERS = ["--num-trajectories", 3, "--num-eval-trajectories", 1]
+
+
+@pytest.fixture(scope="module")
+def collected(collect, tmp_path_factory) -> Path:
+    """A folder with three short trajectories and one for evaluation."""
+    folder = tmp_path_factory.mktemp("collected")
+    collect(folder, *NUMBERS)
+    return folder
+
+
+def test_killed_collection_ends_with_the_same_file(
+    collect_short, collect, collected, frames, tmp_path, capsys
+):
+    shutil.copytree(collected / "backgrounds", tmp_path / "backgrounds")
+    words = [*NUMBERS, "--num-workers", 1, "--backgrounds", frames, "--output", tmp_path]
+    path, journal = tmp_path / NAME.format("train"), tmp_path / (NAME.format("train") + ".partial.jsonl")
+    command = [sys.executable, collect_short.__file__, *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (journal.exists() and "]" in journal.read_text()):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert journal.exists() and not path.exists()  # a half-written file does not have the name of a whole one
+    with open(journal, "a") as file:
+        file.write("\n[2, 81")  # the kill may cut a line short
+    collect(tmp_path, *NUMBERS)
+    assert "trajectories are there already" in capsys.readouterr().out
+    for file in (path, beside(path)):
+        assert file.read_bytes() == (collected / file.name).read_bytes()
+
+
+def test_other_settings_do_not_overwrite(collect, collected):
+    before = {path: path.stat().st_mtime for path in collected.glob("*.hdf5")}
+    with pytest.raises(SystemExit, match="error: .* exists and differs in seed"):
+        collect(collected, *NUMBERS, "--seed", 1)
+    assert {path: path.stat().st_mtime for path in collected.glob("*.hdf5")} == before
+
+
+def test_second_process_on_one_folder(collect, collected):
+    with open(collected / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit, match="error: another process collects in"):
+            collect(collected, *NUMBERS)
+
+
+def test_shards_hold_the_trajectories_of_the_whole(collect, collected, tmp_path):
+    """Trajectory by trajectory, in the order of the file names. They may be collected in one folder at once:
+    the locks differ."""
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for shard in ("1/2", "2/2"):
+            collect(tmp_path, *NUMBERS, "--shard", shard)
+    for split, numbers in (("train", [1, 2]), ("val", [1])):
+        files = sorted(tmp_path.glob(f"cheetah-run__*__{split}*.hdf5"))
+        shards = [read(file) for file in files]
+        assert [len(shard) for shard in shards] == numbers and "-of-02" in files[0].name
+        for trajectory, expected in zip(sum(shards, []), read(collected / NAME.format(split)), strict=True):
+            assert same(trajectory, expected, *expected)
+    assert (
+        tmp_path / NAME.format("val__02-of-02")
+    ).exists()  # its name is the training shard's with val for train
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "half", "1/", "1/2/3"])
+def test_bad_shard(shard):
+    with pytest.raises(SystemExit, match=f"error: --shard {shard}: give k/n"):
+        collect_data.parse_shard(shard)
+
+
+# ---- Rendered again ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def source(collected, tmp_path_factory) -> Path:
+    """A file with a single trajectory, in a folder of its own."""
+    return Path(shutil.copy(collected / NAME.format("val"), tmp_path_factory.mktemp("source")))
+
+
+def test_same_settings_give_the_same_pixels(collect, source, tmp_path):
+    collect(tmp_path, "--rerender", source)
+    (again,), (first,) = read(tmp_path / source.name), read(source)
+    assert set(again) == set(first) == {"obs", "states", "actions", "physics", "traj_return", "seed"}
+    assert same(again, first, *first) and again["obs"].shape == (60, 64, 64, 3)
+    about, about_first = attributes(tmp_path / source.name), attributes(source)
+    assert source.name in about.pop("rerendered_from") and about == about_first
+
+
+def test_other_seed_changes_pixels_alone(collect, source, tmp_path):
+    collect(tmp_path, "--rerender", source, "--seed", 1)
+    (twin,), (first,) = read(tmp_path / source.name), read(source)
+    assert same(twin, first, "states", "actions", "physics", "traj_return") and twin["seed"] != first["seed"]
+    assert (twin["obs"] != first["obs"]).mean() > 0.5 and attributes(tmp_path / source.name)["seed"] == 1
+
+
+def test_to_vanilla_and_back(collect, source, tmp_path):
+    """Distractors come from the seed alone, whatever was rendered in between."""
+    collect(tmp_path, "--rerender", source, "--difficulty", "vanilla")
+    path = tmp_path / "cheetah-run__vanilla__val.hdf5"
+    (vanilla,), (first,), about = read(path), read(source), attributes(path)
+    assert (
+        same(vanilla, first, "states", "actions", "physics") and (vanilla["obs"] != first["obs"]).mean() > 0.5
+    )
+    assert about["difficulty"] == "vanilla" and not about["dynamic"] and about["split"] == "val"
+    assert (
+        about["random_return"] == attributes(source)["random_return"]
+        and source.name in about["rerendered_from"]
+    )
+    collect(tmp_path, "--rerender", path)
+    assert same(read(tmp_path / source.name)[0], first, "obs", "states", "actions", "physics")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_recorded_physics_gives_the_pixels_of_the_simulation(task):
+    """In every task, distracted and not, whatever the environment has shown before."""
+    videos = [collect_data.dead_leaves_video(0, num_frames=5)]
+    for env in (
+        collect_data.DistractingControl(collect_data.load_task(task), 0.1, 0.1, videos),
+        collect_data.DistractingControl(collect_data.load_task(task), 0.0, 0.0, []),
+    ):
+        rng = np.random.default_rng(0)
+        arrays, _ = collect_data.play(
+            env, lambda state: rng.uniform(-1, 1, env.action_space.shape), seed=3, length=40
+        )
+        env.env = collect_data.Replay(env.env)
+        collect_data.replay(env, 4, arrays["physics"][::-1])
+        assert np.array_equal(collect_data.replay(env, 3, arrays["physics"]), arrays["obs"])
+        assert isinstance(env, gym.Wrapper) and arrays["obs"].std() > 5
+
+
+def test_source_is_never_overwritten(collect, source):
+    before = source.read_bytes()
+    with pytest.raises(SystemExit, match="error: .* would be rendered over itself"):
+        collect(source.parent, "--rerender", source)
+    assert source.read_bytes() == before and not list(source.parent.glob("*.partial*"))
+
+
+def no_physics(path: Path):
+    with h5py.File(path, "r+") as file:
+        del file["0/physics"]
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (no_physics, "has no physics"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100_000]), "not a whole dataset"),
+        (lambda path: path.write_text("not HDF5"), "not a whole dataset"),
+        (lambda path: path.unlink(), "not a whole dataset"),
+    ],
+)
+def test_bad_sources_get_one_line(source, change, message, tmp_path):
+    path = Path(shutil.copy(source, tmp_path / "source.hdf5"))
+    change(path)
+    with pytest.raises(SystemExit) as error:
+        collect_data.read_source(path)
+    assert (
+        str(error.value).startswith("error: ")
+        and message in str(error.value)
+        and "\n" not in str(error.value)
+    )
+
+
+# ---- Pictures ----------------------------------------------------------------------------------------------
+
+
+def test_preview(collect, tmp_path):
+    collect(tmp_path, "--preview", "--task", "walker-run")
+    names = [
+        "preview__scale_easy_video_hard",
+        *(f"preview__walker-run__scale_easy_video_hard__{x}" for x in ("strip", "twins")),
+    ]
+    assert sorted(path.stem for path in tmp_path.glob("*.png")) == sorted(names)
+    tasks, strip, twins = (
+        cells(tmp_path / f"{name}.png", columns) for name, columns in zip(names, (4, 10, 7))
+    )
+    assert (
+        len(tasks) == 4 and len(strip) == 1 and len(twins) == 4
+    )  # without distractors, and three draws of them
+    for grid in (tasks, strip, twins):
+        assert grid.std(axis=(2, 3, 4)).min() > 5  # no blank picture
+        assert (
+            min(np.abs(one - other).mean() for row in grid for one, other in zip(row, row[1:])) > 1
+        )  # columns differ
+    for one in range(4):
+        for other in range(one):  # so do rows
+            assert (
+                np.abs(twins[one] - twins[other]).mean() > 10
+                and np.abs(tasks[one] - tasks[other]).mean() > 10
+            )
+    assert all(path.stat().st_size < 300_000 for path in tmp_path.glob("*.png"))
+
+
+def cells(path: Path, columns: int) -> np.ndarray:
+    """The small pictures of a labelled grid, float (rows, columns, 64, 64, 3); they end at the lower right
+    corner."""
+    pixels, cell = np.asarray(Image.open(path).convert("RGB")).astype(float), 2 * (64 + 2)
+    rows = (pixels.shape[0] - 30) // cell
+    left, top = pixels.shape[1] - columns * cell - 4, pixels.shape[0] - rows * cell - 4
+    grid = pixels[top + 4 :, left + 4 :].reshape(rows, cell, columns, cell, 3).swapaxes(1, 2)[:, :, :-4, :-4]
+    assert np.array_equal(grid[:, :, ::2, ::2], grid[:, :, 1::2, 1::2])  # repeated pixels
+    return grid[:, :, ::2, ::2]
+
+
+def test_twins_of_a_preview_show_the_same_physics(data_folder, frames):
+    """Rows are aligned: what a preview shows without distractors is what its twins show when their
+    distractors are taken away."""
+    args = collect_data.Args(difficulty="vanilla", backgrounds=str(frames))
+    plain, twin = collect_data.preview_task(
+        "cheetah-run", args, data_folder, ROOT / "experts/cheetah-run.npz", draws=1
+    )
+    assert plain.shape == (250, 64, 64, 3) and np.array_equal(plain, twin)
+
+
+# ---- Plain videos ------------------------------------------------------------------------------------------
+
+
+def make_video(path: Path, frames: int, seed: int) -> np.ndarray:
+    """A video of 96×64 pixels, a slow gradient that a codec keeps well; gives back what it shows, (frames,
+    64, 96, 3)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    y, x, t = np.meshgrid(np.arange(64), np.arange(96), np.arange(frames), indexing="ij")
+    pixels = np.stack(
+        [2 * x + t % 40, 3 * y + 0 * t, 100 + 40 * np.sin(t / 9 + seed) + 0 * x], -1
+    )  # (64, 96, frames, 3)
+    pixels = np.clip(pixels, 0, 255).astype(np.uint8).transpose(2, 0, 1, 3)
+    collect_data.imageio.imwrite(path, pixels, fps=30, plugin="pyav", codec="libx264")
+    return pixels
+
+
+@pytest.fixture
+def collect_videos(collect_short) -> Callable:
+    def collect_videos(videos: Path, output: Path):
+        collect_short.main(collect_short.parse_args(["--from-videos", str(videos), "--output", str(output)]))
+
+    return collect_videos
+
+
+def test_videos_become_trajectories(collect_videos, tmp_path, capsys):
+    """Two encoded videos: one of a trajectory and ten frames, which are dropped, and one of 40 frames for
+    evaluation."""
+    videos = tmp_path / "holiday"
+    shown = {
+        "train": make_video(videos / "a.mp4", 70, 0)[:60],
+        "val": make_video(videos / "b" / "c.MKV", 40, 1),
+    }
+    (videos / "notes.txt").write_text("no video")
+    collect_videos(videos, tmp_path / "data")
+    output, errors = capsys.readouterr()
+    assert "dropped 10 frames" in output and "a.mp4" in errors  # the progress bar names what it reads
+    for split, source in (("train", "a.mp4"), ("val", "b/c.MKV")):
+        path = tmp_path / "data" / f"holiday__videos__{split}.hdf5"
+        about = attributes(path)
+        expected = {"domain_name": "video", "task_name": "holiday", "difficulty": "vanilla", "split": split}
+        assert expected.items() <= about.items() and about["img_hw"] == 64 and not about["dynamic"]
+        (trajectory,) = read(path)
+        assert (
+            set(trajectory) == {"obs", "source"}
+            and trajectory["source"] == source
+            and trajectory["obs"].dtype == np.uint8
+        )
+        expected = shown[split][:, :, 16:80].astype(int)  # the central square, which has 64 pixels already
+        assert trajectory["obs"].shape == expected.shape and np.abs(trajectory["obs"] - expected).mean() < 4
+        with h5py.File(path) as file:
+            assert (
+                file["0/obs"].chunks is None
+                and file["0/obs"].compression is None
+                and file["0/obs"].id.get_offset() % 8 == 0
+            )
+        assert (
+            path.with_suffix(".png").stat().st_size > 1000 and path.with_suffix(".gif").stat().st_size > 1000
+        )
+    assert not list((tmp_path / "data").glob("*.partial"))
+    with pytest.raises(SystemExit, match="exists; remove it"):
+        collect_videos(videos, tmp_path / "data")
+
+
+def test_large_videos_are_shrunk_by_averaging(tmp_path):
+    pixels = np.zeros((30, 256, 128, 3), np.uint8)
+    pixels[:, :, ::2] = 200  # stripes of one pixel become a grey
+    collect_data.imageio.imwrite(tmp_path / "stripes.mp4", pixels, fps=30, plugin="pyav", codec="libx264")
+    frames = np.stack(list(collect_data.read_video(tmp_path / "stripes.mp4")))
+    assert frames.shape == (30, 64, 64, 3) and np.abs(frames.astype(int) - 100).max() < 12
+
+
+def test_unreadable_video_is_named(collect_videos, tmp_path):
+    make_video(tmp_path / "videos" / "a.mp4", 30, 0)
+    (tmp_path / "videos" / "b.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(SystemExit) as error:
+        collect_videos(tmp_path / "videos", tmp_path / "data")
+    message = str(error.value)
+    assert message.startswith("error: cannot read the video") and "b.mp4" in message and "\n" not in message
+    assert not list((tmp_path / "data").glob("*.hdf5*"))
+
+
+def test_folder_without_videos(collect_videos, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: .*no videos \(\.mp4"):
+        collect_videos(tmp_path, tmp_path / "data")
+
+
+# ---- Background videos -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def davis(tmp_path) -> Path:
+    """A folder as DAVIS has it: the number of a video is its red, its split the green, the frame the blue."""
+    for split, names in collect_data.DAVIS_VIDEOS.items():
+        for number, name in enumerate(names.split()):
+            folder = tmp_path / "DAVIS" / "JPEGImages" / "480p" / name
+            folder.mkdir(parents=True)
+            for frame in range(2):
+                color = (4 * number, 0 if split == "train" else 255, 100 * frame)
+                Image.new("RGB", (85, 48), color).save(folder / f"{frame:05d}.jpg", quality=95)
+    return tmp_path / "DAVIS"
+
+
+def test_davis(forks, davis, tmp_path):
+    """The videos of DAVIS' own lists. Each frame is decoded and resized once; then the cache is enough."""
+    backgrounds = collect_data.prepare_backgrounds(str(davis), tmp_path, num_workers=2)
+    made = {path: path.stat().st_mtime_ns for path in backgrounds.rglob("*.npy")}
+    assert collect_data.prepare_backgrounds(str(davis), tmp_path, num_workers=2) == backgrounds
+    assert {path: path.stat().st_mtime_ns for path in made} == made  # nothing is decoded twice
+    shutil.rmtree(davis)
+    for split, green, number in (("train", 0, 60), ("val", 255, 30)):
+        videos = collect_data.load_videos(backgrounds, split, "hard")
+        assert len(videos) == number and videos[0].shape == (2, 160, 160, 3)
+        assert all(abs(int(video[0, 80, 80, 1]) - green) < 8 for video in videos)
+        assert abs(int(videos[20][1, 80, 80, 0]) - 80) < 8 and abs(int(videos[20][1, 80, 80, 2]) - 100) < 8
+        env = collect_data.make_env("cheetah-run", "hard", backgrounds, split)
+        arrays, _ = collect_data.play(env, lambda state: np.zeros(6), seed=0, length=5)
+        assert abs(float(np.median(arrays["obs"][..., 1])) - green) < 60
+    difficulties = ("vanilla", "easy", "medium", "hard")
+    assert [len(collect_data.load_videos(backgrounds, "train", name)) for name in difficulties] == [
+        0,
+        4,
+        8,
+        60,
+    ]
+
+
+def test_davis_without_a_video(davis):
+    shutil.rmtree(davis / "JPEGImages" / "480p" / "soapbox")
+    with pytest.raises(SystemExit, match="1 DAVIS videos are missing: soapbox"):
+        collect_data.find_videos(str(davis))
+
+
+def test_other_videos_of_the_same_name(frames, data_folder, tmp_path):
+    shutil.copytree(frames, tmp_path / frames.name)
+    with pytest.raises(SystemExit, match="was made from other videos"):
+        collect_data.prepare_backgrounds(str(tmp_path / frames.name), data_folder, num_workers=1)
+
+
+def test_procedural_videos_are_textures_in_motion():
+    video = collect_data.dead_leaves_video(0)
+    assert video.shape == (60, 160, 160, 3) and np.array_equal(video, collect_data.dead_leaves_video(0))
+    assert video.std() > 20 and not np.array_equal(video, collect_data.dead_leaves_video(1))
+    steps = np.abs(np.diff(video.astype(int), axis=0)).mean(axis=(1, 2, 3))
+    assert steps.min() > 1 and steps.max() < 40  # every frame moves, none is a cut
+    spectrum = np.abs(np.fft.fft2(video.mean(-1), axes=(1, 2))).mean(0)[0, 1:40]
+    slope = np.polyfit(np.log(np.arange(1, 40)), np.log(spectrum), 1)[0]
+    assert -1.6 < slope < -0.6  # amplitudes of natural images fall like 1/f
+
+
+# ---- What bad input says -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["--backgrounds", "nowhere"], "error: --backgrounds nowhere: no such folder"),
+        (["--backgrounds", "empty"], "no folders of frames"),
+        (["--expert", "nobody.npz"], "error: no expert nobody.npz"),
+        (["--expert", "text.npz"], "error: text.npz is not an expert file"),
+    ],
+)
+def test_bad_input_gets_one_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.npz").write_text("text")
+    with pytest.raises(SystemExit) as error:
+        collect_data.main(collect_data.parse_args(["demo", "--output", str(tmp_path / "data"), *words]))
+    assert (
+        message in str(error.value)
+        and "\n" not in str(error.value)
+        and not list(tmp_path.glob("data/*.hdf5"))
+    )
+
+
+def test_no_opengl_names_the_package(tmp_path):
+    """Where neither EGL nor OSMesa starts, one line says which Debian package to install."""
+    broken = "import sys\nsys.modules['mujoco.egl'] = sys.modules['mujoco.osmesa'] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(broken)  # importing them fails
+    environment = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"} | {
+        "PYTHONPATH": str(tmp_path)
+    }
+    result = run("collect_data.py", "demo", "--output", tmp_path / "data", env=environment)
+    assert (
+        result.returncode != 0
+        and "apt-get install libegl1" in result.stderr
+        and "Traceback" not in result.stderr
+    )

@@ -1,0 +1,192 @@
+"""The form of the scripts: their length and density, what their diffs show, what they import, that all they
+define is used."""
+
+import ast
+import difflib
+import io
+import re
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAX_TOKENS = {
+    "lapo.py": 10_000,
+    "laom.py": 10_000,
+    "laom_supervised.py": 10_000,
+    "idm.py": 8_500,
+    "bc.py": 7_700,
+}
+MAX_TOKENS |= {"collect_data.py": 9_000}
+MAX_CHANGED = {
+    ("lapo.py", "laom.py"): 2_200,
+    ("laom.py", "laom_supervised.py"): 800,
+    ("laom_supervised.py", "idm.py"): 3_400,
+    ("idm.py", "bc.py"): 1_800,
+}
+ALL = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.py", "experts/*.py", "variants/*.py")
+    for path in ROOT.glob(pattern)
+)
+BENCHMARKS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("benchmark/*.py"))
+ALLOWED = {
+    "torch",
+    "torchvision",
+    "numpy",
+    "tyro",
+    "wandb",
+    "h5py",
+    "dm_control",
+    "mujoco",
+    "shimmy",
+    "gymnasium",
+    "tqdm",
+}
+ALLOWED |= {
+    "matplotlib",
+    "PIL",
+    "imageio",
+    "absl",
+}  # the last three come with torchvision, shimmy and dm_control
+
+
+def code_tokens(source: str) -> list[int]:
+    """The line of each token but comments, docstrings and line ends; an f-string is one token."""
+    docstrings = set()
+    for node in ast.walk(ast.parse(source)):
+        for child in node.body if isinstance(getattr(node, "body", None), list) else []:
+            if (
+                isinstance(child, ast.Expr)
+                and isinstance(child.value, ast.Constant)
+                and isinstance(child.value.value, str)
+            ):
+                docstrings |= set(range(child.lineno, child.end_lineno + 1))
+    layout = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    begin, end = (
+        getattr(tokenize, "FSTRING_START", None),
+        getattr(tokenize, "FSTRING_END", None),
+    )  # from Python 3.12 on
+    found, depth = [], 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if depth == 0 and token.type not in layout and token.start[0] not in docstrings:
+            found.append(token.start[0])
+        depth += (token.type == begin) - (token.type == end)
+    return found
+
+
+def changed_tokens(one: str, other: str) -> int:
+    """The code tokens on the lines that differ, both sides together: what a reader of the diff reads."""
+    lines = [one.splitlines(), other.splitlines()]
+    changed = [set(), set()]
+    for tag, *spans in difflib.SequenceMatcher(None, *lines, autojunk=False).get_opcodes():
+        if tag != "equal":
+            changed[0] |= set(range(spans[0] + 1, spans[1] + 1))
+            changed[1] |= set(range(spans[2] + 1, spans[3] + 1))
+    return sum(line in side for source, side in zip((one, other), changed) for line in code_tokens(source))
+
+
+def read(script: str) -> str:
+    return (ROOT / script).read_text()
+
+
+@pytest.mark.parametrize("script", ALL)
+def test_measures(script):
+    source = read(script)
+    lines, tokens = source.splitlines(), code_tokens(source)
+    wide = [number for number, line in enumerate(lines, 1) if len(line) > 110]
+    assert not wide, f"over 110 columns: lines {wide}"
+    assert len(tokens) <= MAX_TOKENS.get(script, 10_000)
+    assert len(tokens) / len(set(tokens)) <= 11
+    assert len(lines) <= 1250
+
+
+@pytest.mark.parametrize("script", [script for script in MAX_TOKENS if script != "collect_data.py"])
+def test_the_method_comes_first(script):
+    """Networks and stages end, and the held-out probe begins, before line 500."""
+    sections = {name: read(script)[: match.start()].count("\n") + 1 for match, name in headings(script)}
+    order = list(sections)
+    assert order[0] == "Arguments" and order[1] == "Networks" and order[-2:] == ["Evaluation", "Main"]
+    probe = next(name for name in order if name.startswith("Held-out"))
+    stages = order[2 : order.index(probe)]
+    assert (
+        stages
+        and all(name.startswith("Stage ") for name in stages)
+        or script == "bc.py"
+        and stages == ["Behaviour cloning"]
+    )
+    rest = [
+        "Schedule and batches",
+        "Data",
+        "Augmentation",
+        "Run keeping",
+        "Environment",
+        "Evaluation",
+        "Main",
+    ]
+    assert [name for name in order[order.index(probe) + 1 :]] == [name for name in rest if name in order]
+    assert sections[probe] < 500
+
+
+def headings(script: str):
+    matches = re.finditer(r"^# ---- (([^:(\n]|(?<=\w):(?=\w))+?)( \(.*|:.*)? -+$", read(script), re.MULTILINE)
+    return [(match, match[1]) for match in matches]
+
+
+@pytest.mark.parametrize("one,other", list(MAX_CHANGED))
+def test_a_diff_reads_as_the_difference_of_the_methods(one, other):
+    assert changed_tokens(read(one), read(other)) <= MAX_CHANGED[one, other]
+
+
+def test_counting():
+    source = '"""Text."""\n\ndef f(x):  # why\n    """More\n    text."""\n    return f"{x + 1} {x}"\n'
+    assert code_tokens(source) == [3, 3, 3, 3, 3, 3, 6, 6]
+    other = source.replace("return", "y = 2\n    return")
+    assert changed_tokens(source, source) == 0 and changed_tokens(source, other) == 3
+
+
+def test_counting_agrees_with_the_shared_tool(monkeypatch):
+    if not (ROOT.parent / "shared/tools/density.py").exists():
+        pytest.skip("this machine has no ../shared")
+    monkeypatch.syspath_prepend(ROOT.parent / "shared/tools")
+    import density
+
+    for script in ALL:
+        assert len(density.code_tokens(read(script))) == len(code_tokens(read(script))), script
+    for one, other in MAX_CHANGED:
+        assert density.changed_tokens(ROOT / one, ROOT / other) == changed_tokens(read(one), read(other))
+
+
+@pytest.mark.parametrize("script", ALL + BENCHMARKS)
+def test_only_allowed_packages(script):
+    nodes = list(ast.walk(ast.parse(read(script))))
+    imports = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    imports += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    # a script imports no other; those in benchmark/ import one another, and the scripts that they run
+    siblings = {Path(name).stem for name in (*BENCHMARKS, *ALL)} if script in BENCHMARKS else set()
+    found = {name.split(".")[0] for name in imports}
+    assert found <= ALLOWED | siblings | set(sys.stdlib_module_names), found
+
+
+@pytest.mark.parametrize("script", ALL)
+def test_every_definition_is_used(script):
+    """An edit that makes a definition needless takes it out of every script."""
+    from test_copies import definitions
+
+    measure = read("benchmark/measure.py")  # calls into the script of the run it measures
+    nodes = list(ast.walk(ast.parse(read(script))))
+    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    for definition in definitions(read(script)):
+        names = set(re.findall(r"\w+", definition))
+        assert used & names or any(f"method.{name}" in measure for name in names), (
+            f"nothing uses {definition}"
+        )

@@ -1,0 +1,161 @@
+"""lapo.py: the paper's networks and presets, the quantisers, what is learned, and what a run leaves."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from conftest import Recorder, count, parse, read_records
+
+import lapo
+
+
+def test_parameter_totals_of_table_4():
+    with torch.device("meta"):
+        assert count(lapo.LAM(lapo.Args().lam, 3)) == 211_847_849
+        assert count(lapo.Actor(lapo.Args().bc, 3, 8192)) == 107_541_504
+
+
+def test_paper_preset_is_table_5():
+    args = lapo.parse_args([])
+    assert args == lapo.parse_args(["paper"]) == lapo.Args() and args.num_labeled_trajectories == (
+        2,
+        4,
+        8,
+        16,
+        32,
+        64,
+        128,
+    )
+    assert dataclasses.asdict(args.lam) == {
+        **{
+            "batch_size": 512,
+            "num_epochs": 10,
+            "encoder_scale": 6,
+            "learning_rate": 1e-4,
+            "warmup_epochs": 3,
+        },
+        **{"future_obs_offset": 10, "latent_action_dim": 8192, "encoder_num_res_blocks": 2},
+        **{"quantizer": "none", "commitment_coef": 0.05},
+    }
+    assert dataclasses.asdict(args.bc) == {
+        **{
+            "batch_size": 512,
+            "num_epochs": 10,
+            "encoder_scale": 32,
+            "learning_rate": 1e-4,
+            "warmup_epochs": 0,
+        },
+        **{"encoder_num_res_blocks": 2},
+    }
+    assert dataclasses.asdict(args.decoder) == {
+        "batch_size": 512,
+        "hidden_dim": 256,
+        "learning_rate": 3e-4,
+        "num_updates": 2500,
+    }
+    assert args.eval.num_episodes == 25 and args.frame_stack == 3 and args.lr_schedule == "cosine"
+
+
+# ---- Quantisers --------------------------------------------------------------------------------------------
+
+
+def test_fsq(short_file):
+    """z is -1 or 1; gradients pass as if nothing had been rounded. laom.py has the same function."""
+    z = torch.randn(64, 8, requires_grad=True)
+    quantized = lapo.quantize(z)
+    assert torch.allclose(quantized, torch.where(z > 0, 1.0, -1.0), atol=1e-6)
+    quantized.sum().backward()
+    assert torch.allclose(z.grad, 1 - torch.tanh(z) ** 2)
+    args = parse("lapo.py", short_file, lam__quantizer="fsq")
+    assert lapo.LAM(args.lam, 3)(*torch.rand(2, 4, 9, 64, 64)).abs().sub(1).abs().max() < 1e-6
+
+
+def test_dimensions_that_are_no_codes(short_file):
+    with pytest.raises(SystemExit, match="error: --lam.latent-action-dim"):
+        lapo.LAM(parse("lapo.py", short_file, lam__latent_action_dim=48).lam, 3)
+
+
+def test_vq_learns_codes_and_revives_dead_ones():
+    torch.manual_seed(0)
+    quantizer, generator, centers = lapo.VQ(), torch.Generator().manual_seed(0), torch.randn(24, 16)
+
+    def batch():  # 8 codes of 16 dimensions, each near one of 24 points
+        return (centers[torch.randint(24, (128, 8))] + 0.05 * torch.randn(128, 8, 16)).flatten(1)
+
+    errors = []
+    for _ in range(150):
+        z = batch()
+        quantizer.update(z, generator)
+        errors.append(torch.nn.functional.mse_loss(quantizer(z), z).item())
+    assert errors[-1] < 0.5 * errors[0] and errors[-1] < 0.1, errors[::50]
+    codes = quantizer.nearest(quantizer.vectors(z))
+    assert codes.shape == (2, 4 * 128) and min(len(codebook.unique()) for codebook in codes) > 0.3 * 64
+
+    z = batch().requires_grad_()
+    quantized = quantizer(z)
+    entries = quantizer.codebooks.flatten(0, 1)
+    assert (
+        torch.cdist(quantized.detach().unflatten(1, (8, 16)).flatten(0, 1), entries).min(1).values.max()
+        < 0.02
+    )
+    (quantized * torch.arange(128)).sum().backward()
+    assert torch.equal(z.grad, torch.arange(128.0).expand(128, 128))  # straight through
+
+    quantizer.codebooks[0, 5], quantizer.sums[0, 5], quantizer.idle[0, 5] = (
+        100.0,
+        100.0,
+        0,
+    )  # an entry far from everything
+    for _ in range(102):
+        quantizer.update(batch(), generator)
+    assert quantizer.codebooks[0, 5].abs().max() < 10
+
+
+# ---- What is learned ---------------------------------------------------------------------------------------
+
+
+def test_it_finds_actions_where_nothing_distracts(clean_file):
+    """Without distractors z comes to tell the true action: better than the mean action and than an untrained
+    LAM."""
+    changes = {
+        "lam__num_epochs": 12,
+        "lam__batch_size": 64,
+        "lam__future_obs_offset": 1,
+        "lam__quantizer": "none",
+    }
+    args = parse("lapo.py", clean_file, num_labeled_trajectories=(1,), **changes)
+    data, _, eval_data = lapo.load_data(args)
+    torch.manual_seed(args.seed)
+    untrained = lapo.held_out_probe(args, lapo.LAM(args.lam, 3), data, eval_data)
+    lam = lapo.train_lam(args, data, "lam", Recorder(200, keep=False))
+    results = lapo.held_out_probe(args, lam, data, eval_data)
+    name = "action_probe_mse_over_var/unseen_videos"
+    assert results[name] < min(0.7, 0.9 * untrained[name]), (results, untrained)
+    assert 1 < results["effective_rank"] <= 32 and "blind_probe_mse_over_var/seen_videos" in results
+
+
+def test_a_run_leaves_everything(finished):
+    folder = finished("lapo.py")
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {
+        "args.json",
+        "lapo.py",
+        "metrics.jsonl",
+        "results.json",
+        "checkpoint.pt",
+        "lam.pt",
+        "actor.pt",
+    }
+    assert names >= {"decoder_1.pt", "decoder_2.pt", "rollout_1.gif", "rollout_2.gif"}
+    results, records = json.loads((folder / "results.json").read_text()), read_records(folder)
+    assert (
+        list(results["budgets"]) == ["1", "2"]
+        and results["latent_actions"]["action_probe_mse_over_var/seen_videos"] > 0
+    )
+    for record in records:
+        if record["stage"] == "lam":
+            assert 1 <= record["lam/code_perplexity"] <= 64 and 0 < record["lam/code_usage"] <= 1
+            assert record["lam/loss"] >= record["lam/reconstruction_loss"] > 0
+    first, last = (next(r for r in order if r["stage"] == "lam") for order in (records, records[::-1]))
+    assert last["lam/reconstruction_loss"] < first["lam/reconstruction_loss"]

@@ -1,0 +1,146 @@
+"""experts/train_expert.py: what training writes, how it goes on, what makes bodies get up, and the shipped
+experts."""
+
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import train_expert
+from conftest import ROOT, run
+from gymnasium.wrappers.utils import RunningMeanStd
+
+import collect_data
+
+TASKS = ["cheetah-run", "walker-run", "hopper-hop", "humanoid-walk"]
+
+
+def train(output: Path, total_steps: int, expert: Path | None = None, seed: int = 0, **sac):
+    """A training with episodes of 100 steps, evaluated once in 8,000."""
+    sac = {"num_envs": 8, "learning_starts": 800, "updates_per_round": 1, "episode_length": 100} | sac
+    sac = train_expert.SACArgs(total_steps=total_steps, **sac)
+    train_expert.train_sac(
+        train_expert.Args(seed=seed, expert=expert, output=output, eval_interval=2000, sac=sac)
+    )
+
+
+@pytest.fixture(autouse=True)
+def short_episodes(monkeypatch):
+    monkeypatch.setattr(train_expert, "EPISODE_LENGTH", 100)
+
+
+def test_training_writes_an_expert_and_continues(tmp_path, capsys):
+    """Files are written, collect_data.py loads the expert, and the same command with more steps goes on."""
+    train(tmp_path, 2000)
+    about = collect_data.load_expert(tmp_path / "cheetah-run.npz").about
+    assert about["algorithm"] == "sac" and (tmp_path / "cheetah-run.png").exists()
+    train(tmp_path, 4000)
+    assert "continuing from" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="error: .* was made by .*seed 0"):
+        train(tmp_path, 4000, seed=1)
+    with pytest.raises(SystemExit, match="error: --sac.episode-length 200: .* at most 100"):
+        train(tmp_path, 6000, episode_length=200)
+    checkpoint = torch.load(tmp_path / "cheetah-run.checkpoint.pt", weights_only=True)
+    assert [point["step"] for point in checkpoint["curve"]] == [2000, 4000]
+
+
+def test_training_goes_on_from_a_shipped_policy(tmp_path):
+    """Before the critics know the policy it stays as it is: its file says what the shipped one says, bit for
+    bit."""
+    expert = ROOT / "experts" / "cheetah-run.npz"
+    train(tmp_path, 2400, expert, learning_starts=1600, hidden_dim=256, height_reward=0.1)
+    shipped, found = (
+        train_expert.load_expert(path).layers[-1] for path in (expert, tmp_path / "cheetah-run.npz")
+    )
+    assert all(np.array_equal(one, other) for one, other in zip(shipped, found, strict=True))
+    with pytest.raises(SystemExit, match="error: .*hidden-dim must be the same"):
+        train(tmp_path / "other", 2400, expert, hidden_dim=128)
+
+
+def test_training_may_reward_height_and_begin_upright():
+    rewards, states = [], []
+    for height_reward in (0.0, 2.0):
+        envs = train_expert.make_state_envs("hopper-hop", 2, height_reward, num_upright=1)
+        states.append(envs.reset(seed=4)[0])
+        torso = [env.unwrapped.physics.named.data.xmat["torso", "zz"] for env in envs.envs]
+        assert (
+            torso[0] == 1 and torso[1] < 0
+        )  # the first stands, the second begins as the task has it: head down
+        rewards.append(envs.step(np.zeros((2, 4), np.float32))[1])
+        height = envs.envs[1].unwrapped.physics.named.data.xpos["torso", "z"]
+    assert (states[0] == states[1]).all() and (states[0][0] != states[0][1]).any()
+    assert rewards[1][1] - rewards[0][1] == pytest.approx(2 * height) and height > 0.5
+
+
+def test_training_may_hold_random_actions():
+    bursts, rng = (
+        train_expert.RandomBursts(train_expert.SACArgs(num_envs=50, random_bursts=0.02), 2),
+        np.random.default_rng(0),
+    )
+    policy = rng.uniform(-0.9, 0.9, (200, 50, 2)).astype(np.float32)
+    actions = np.stack([bursts.replace(planned, rng) for planned in policy])
+    random = (np.abs(actions) == 1).all(-1)
+    held = (random[1:] & random[:-1] & (actions[1:] == actions[:-1]).all(-1)).sum() / random.sum()
+    assert 0.2 < random.mean() < 0.45 and held > 0.9  # 1 - 0.98²⁰ = 0.33 of the time
+    assert np.array_equal(actions[~random], policy[~random])
+
+
+def test_replay_keeps_to_episodes():
+    """n-step rewards of transitions that follow one another in one environment and one episode."""
+    args = train_expert.SACArgs(num_envs=2, buffer_size=80, episode_length=10, batch_size=500, n_step=3)
+    buffer = train_expert.ReplayBuffer(args, 2, 1)
+    for step in range(
+        60
+    ):  # 40 are kept; a state is (step, environment), a reward 2 to the power of the step in its episode
+        states = np.array([[step, 0], [step, 1]], np.float32)
+        buffer.add(states, states[:, :1], np.full(2, 2.0 ** (step % 10)), states + [1, 0])
+    states, actions, rewards, next_states = buffer.sample(np.random.default_rng(0))
+    start = states[:, 0] % 10
+    assert (
+        states[:, 0].min() >= 20
+        and np.array_equal(actions[:, 0], states[:, 0])
+        and set(states[:, 1]) == {0, 1}
+    )
+    assert np.array_equal(next_states, states + [3, 0]) and start.max() == 7
+    assert np.allclose(rewards, 2**start * (1 + 0.99 * 2 + 0.99**2 * 4))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_states_are_those_that_collections_record(task):
+    """What stands beside a picture has the values and the order of the flat environment in which experts
+    train."""
+    env, flat = (
+        collect_data.DistractingControl(collect_data.load_task(task), 0, 0, []),
+        train_expert.make_state_env(task, 0, False),
+    )
+    actions = [np.sin(np.arange(env.action_space.shape[0]) + step) for step in range(100)]
+    planned = iter(actions)
+    arrays, _ = collect_data.play(env, lambda state: next(planned), seed=1, length=100)
+    expected = [flat.reset(seed=1)[0], *(flat.step(action.astype(np.float32))[0] for action in actions)][:-1]
+    assert arrays["states"].dtype == np.float32 and np.allclose(
+        arrays["states"], np.stack(expected), atol=1e-5
+    )
+    assert isinstance(flat, gym.wrappers.FlattenObservation)
+
+
+def test_standardised_states_are_those_of_the_expert():
+    expert = train_expert.load_expert(ROOT / "experts" / "cheetah-run.npz")
+    statistics = RunningMeanStd(shape=17)
+    statistics.mean, statistics.var = expert.state_mean, (expert.state_std - 1e-3) ** 2
+    actor = train_expert.mlp(17, 256, 12, layer_norm=False)
+    train_expert.begin_from(expert, actor, statistics)
+    states = np.random.default_rng(0).normal(0, 3, (20, 17))
+    mean = actor(train_expert.standardize(states, statistics))[:, :6]
+    assert np.allclose(torch.tanh(mean).detach().numpy(), expert(states), atol=1e-4)
+
+
+def test_verify_plays_the_shipped_expert():
+    result = run("experts/train_expert.py", "--task", "cheetah-run", "--verify", 5)
+    line = json.loads(result.stdout.splitlines()[-1])
+    assert (
+        set(line) == {"task", "episodes", "mean", "std", "min"}
+        and line["episodes"] == 5
+        and line["mean"] > 800
+    )
