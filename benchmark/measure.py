@@ -30,8 +30,8 @@ the share of Var(z) that changes between the evaluation file and its twin, so wi
 
 What a script must define: LAM or IDM, a network (obs, future_obs) → z or action with an `encoder`; a LAM also
 predict(obs_embedding, z), and infer(obs_embedding, future_embedding) unless it has a pixel `decoder`;
-parse_args, load_data, Dataset (with observe and observe_pair), infer_all, some_transitions, action_errors,
-effective_rank; with a LAM fit_ridge; for --reconstruct batch_at, learning_rate, init_weights, ResidualBlock.
+parse_args, load_data, Dataset (with observe and observe_pair), infer_some, action_errors, effective_rank;
+with a LAM fit_ridge; for --reconstruct batch_at, learning_rate, init_weights, ResidualBlock.
 An `action_head` of the network is measured, too.
 """
 
@@ -88,7 +88,7 @@ def load_method(folder: Path, reconstruct: bool):
             f"error: {scripts[0]} defines neither LAM nor IDM: benchmark/measure.py measures these"
         )
     needed = ["parse_args", "load_data", "Dataset"]
-    needed += ["infer_all", "some_transitions", "action_errors", "effective_rank"]
+    needed += ["infer_some", "action_errors", "effective_rank"]
     if hasattr(method, "LAM"):
         needed += ["fit_ridge"]
     if reconstruct:
@@ -130,32 +130,30 @@ def load_network(method, args, weights: Path, action_dim: int) -> nn.Module:
 
 def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> dict:
     """All measures of a network by name: numbers, and for each action dimension a list of them."""
-    num_held_out = max(1, data.num_trajectories // 5)
+    num_held_out = max(1, len(data.shuffle) // 5)
     held_out = data.shuffle[-num_held_out:]  # labelled trajectories come first
-    sources = {"seen_videos": (data, held_out), "unseen_videos": (eval_data, None)}
+    sources = {"seen_videos": (data, held_out), "unseen_videos": (eval_data, eval_data.shuffle)}
     for twin in twins:
         name = "no_distractors" if twin.difficulty == "vanilla" else f"twin:{twin.paths[0]}"
-        sources[name] = (twin, None)
+        sources[name] = (twin, twin.shuffle)
 
     def blind_network(obs, _):
         return network(obs, obs)
 
     probe, blind_probe = None, None
     if hasattr(method, "LAM"):
-        index = method.some_transitions(data, data.shuffle[:-num_held_out])
-        actions = data.actions[index].to(args.device)
-        probe = method.fit_ridge(method.infer_all(args, network, data, index), actions)
-        blind_probe = method.fit_ridge(method.infer_all(args, blind_network, data, index), actions)
+        fitted = data.shuffle[:-num_held_out]
+        probe = method.fit_ridge(*method.infer_some(args, network, data, fitted))
+        blind_probe = method.fit_ridge(*method.infer_some(args, blind_network, data, fitted))
 
     results = {}
     for videos, (source, trajectories) in sources.items():
-        index = method.some_transitions(source, trajectories)
-        actions = source.actions[index].to(args.device)
-        z = method.infer_all(args, network, source, index)
+        z, actions = method.infer_some(args, network, source, trajectories)
         predictions = {}
         if hasattr(method, "LAM"):
             predictions["action_probe"] = probe(z)
-            predictions["blind_probe"] = blind_probe(method.infer_all(args, blind_network, source, index))
+            blind_z, _ = method.infer_some(args, blind_network, source, trajectories)
+            predictions["blind_probe"] = blind_probe(blind_z)
         else:
             predictions["idm"] = z  # the action itself
         if hasattr(network, "action_head"):
@@ -171,16 +169,16 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
             unseen_z = z
             results["effective_rank"] = method.effective_rank(z)
             if hasattr(method, "LAM"):
-                results |= loss_ratios(method, args, network, source, index)
+                results |= loss_ratios(method, args, network, source)
         elif videos != "seen_videos":
             results[f"distractor_share/{videos}"] = distractor_share(unseen_z, z)
     return results
 
 
-def loss_ratios(method, args, lam: nn.Module, data, index: torch.Tensor) -> dict:
+def loss_ratios(method, args, lam: nn.Module, data) -> dict:
     """Whether the FDM needs z, and whether it predicts at all."""
     errors = functools.partial(prediction_errors, lam)
-    by_batch = method.infer_all(args, errors, data, index)
+    by_batch, _ = method.infer_some(args, errors, data, data.shuffle)
     own, others, blind, no_change = by_batch.mean(0).tolist()
     return {
         "shuffled_loss_ratio": others / own,
@@ -243,7 +241,7 @@ def reconstruct(method, args, encoder: nn.Module, data, eval_data, num_updates: 
     decoder = EmbeddingDecoder(method, encoder.channels_out, scale, 1, 3 * args.frame_stack)
     decoder = decoder.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(decoder.parameters(), lr=1e-3, fused=True)
-    index = data.transitions()
+    index = data.transitions(data.shuffle)
     bar = tqdm(range(num_updates), desc="reconstruction", unit="update")
     for step in bar:
         optim.param_groups[0]["lr"] = method.learning_rate(1e-3, step, 0, num_updates, "cosine")
@@ -273,7 +271,7 @@ def draw_predictions(args, lam: nn.Module, eval_data, path: Path):
 
 def pictured(data) -> torch.Tensor:
     """Transitions from the first to the last of the data: int64 (12,)."""
-    index = data.transitions()
+    index = data.transitions(data.shuffle)
     return index[torch.linspace(0, len(index) - 1, NUM_PICTURES).long()]
 
 
@@ -328,7 +326,7 @@ def main(measure_args: Args):
     if measure_args.eval_data:
         args = dataclasses.replace(args, eval_data=measure_args.eval_data)
     data, labeled_data, eval_data = method.load_data(args)
-    if data.tasks != labeled_data.tasks:  # cross-embodied: the probe is for the labels' task
+    if not data.actions.isfinite().all():  # cross-embodied, or plain videos: the probe is for the labels' task
         data = labeled_data
     twins = load_twins(method, args, measure_args.twin_data, eval_data)
     for weights in files:

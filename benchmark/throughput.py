@@ -10,7 +10,7 @@ train: each stage runs in a process of its own, on the data of `collect_data.py 
 (transitions/s, peak memory, seconds from the start to the end of the first update, with reading the file and
 compilation; nothing is logged or saved), then in another process under Python's own profiler, which tells the
 time inside the functions of PARTS: data (gather frames, make the networks' input), augmentation, forward,
-backward, optimiser (and the slow copy); the rest is losses, schedule and sampling. There every CUDA kernel is
+backward, optimiser; the rest is losses, schedule, sampling and LAOM's slow copy. There every CUDA kernel is
 waited for where it is launched. FLOPs are those of convolutions and matrix products in the updates, forward
 and backward, counted by PyTorch; the ceiling is the best rate of a large matrix product, measured here before
 the stages. --sizes reference are those of the released code's figures printed beside ours: batch 256, encoder
@@ -98,7 +98,6 @@ PARTS = {
     "optimiser": [
         ("torch/optim/adam.py", "step"),
         ("torch/optim/optimizer.py", "zero_grad"),
-        ("<script>", "update_target"),
     ],
 }
 
@@ -173,7 +172,7 @@ def train_stage(stage: str, method, args, run: ShortRun):
     elif kind == "idm":
         method.train_idm(args, data, labeled_index, "idm_8", run)
     elif name == "bc":
-        method.train_actor(args, data, data.transitions(), 10**6, "bc_all", run)
+        method.train_actor(args, data, data.transitions(data.shuffle), 10**6, "bc_all", run)
     else:
         if name == "idm":
             network = method.IDM(args.idm, args.frame_stack, data.actions.shape[1])
@@ -242,8 +241,8 @@ def measure_evaluation(train: Train) -> dict:
     z_dim = args.lam.latent_action_dim
     actor = method.Actor(args.bc, args.frame_stack, z_dim)
     actor = actor.to(args.device, memory_format=torch.channels_last)
-    decoder = method.ActionDecoder(z_dim, args.decoder.hidden_dim, labeled_data.actions.shape[1])
-    decoder = decoder.to(args.device)
+    hidden_dim = args.decoder.hidden_dim
+    decoder = method.MLP(z_dim, [hidden_dim, hidden_dim, labeled_data.actions.shape[1]]).to(args.device)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         method.evaluate(args, labeled_data, actor, decoder, Path(folder) / "film.gif")
