@@ -92,9 +92,7 @@ class Args:
     data: tuple[str, ...] = ("data/cheetah-run__scale_easy_video_hard__train.hdf5",)
     """training trajectories: files of collect_data.py or of the paper's release, or quoted globs"""
     trajectories_per_file: int | None = None  # take so many from each file of the data (Figure 10: 1666)
-    labeled_data: tuple[
-        str, ...
-    ] = ()  # files of labelled trajectories, else the data; perhaps another task's
+    labeled_data: tuple[str, ...] = ()  # files with labels, else the data; perhaps of another task
     eval_data: tuple[str, ...] = ()  # files with unseen videos; else those named val beside the labelled
     num_labeled_trajectories: tuple[int | Literal["all"], ...] = ("all", 2, 4, 8, 16, 32, 64, 128)
     """label budgets: the first n of one fixed shuffle, or `all` of the data"""
@@ -272,7 +270,7 @@ def permutation(number, seed, epoch):
 
 def step_generator(seed, step, rank=0):
     """What is random in a step depends on these alone, so that a checkpoint needs no random state."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 2**40)
+    return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 2**24)
 
 
 def average_gradients(optim):
@@ -534,7 +532,10 @@ class Run:
         values["learning_rate"] = optim.param_groups[0]["lr"]
         speed = self.batch_size * (self.bar.format_dict["rate"] or 0)
         values["transitions_per_second"] = speed
-        record = {f"{self.kind}/{name}": float(value) for name, value in values.items()}
+        record = {
+            f"{self.kind}/{name}": value.item() if torch.is_tensor(value) else value
+            for name, value in values.items()
+        }
         if not all(map(isfinite, record.values())):
             raise SystemExit(f"error: {self.stage}: not finite at step {step + 1}: {record}")
         self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:.0f} transitions/s")

@@ -68,15 +68,11 @@ class Args:
     output: Path = Path("data")  # folder of the datasets and background videos
     num_trajectories: int = 5000  # of 1,000 steps in the training file, 12.5 MB each (Appendix C)
     num_eval_trajectories: int = 50  # in the evaluation file, whose videos training never shows (Appendix C)
-    num_workers: int = (
-        os.cpu_count() or 1
-    )  # processes that simulate and render; one per core is a good choice
+    num_workers: int = os.cpu_count() or 1  # processes that simulate and render; best is one per core
     seed: int = 0  # of physics, videos, camera and colours; each trajectory's own seed is derived from it
     shard: str = "1/1"
     """collect only this part of the trajectories, k/n with k from 1 to n: many machines make one dataset"""
-    expert: Path | None = (
-        None  # expert file (.npz) that plays, by default experts/<task>.npz beside this script
-    )
+    expert: Path | None = None  # expert file (.npz) that plays, by default experts/<task>.npz
     rerender: Path | None = None
     """render this file's trajectories again by --difficulty, --backgrounds, --seed; pixels alone change"""
     preview: bool = False

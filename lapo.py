@@ -76,13 +76,9 @@ class LAMArgs:
     batch_size: int = 512  # transitions per update
     learning_rate: float = 1e-4  # Adam's, after the warm-up
     warmup_epochs: float = 3  # epochs in which the learning rate rises linearly from zero
-    future_obs_offset: int = (
-        10  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (the original's is 1)
-    )
+    future_obs_offset: int = 10  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (original: 1)
     latent_action_dim: int = 8192  # size of z (the original's is 128)
-    quantizer: Literal["none", "vq", "fsq"] = (
-        "none"  # of z (Figure 5): none, codebooks as the original, -1 and 1
-    )
+    quantizer: Literal["none", "vq", "fsq"] = "none"  # of z (Figure 5): codebooks, or -1 and 1
     commitment_coef: float = 0.05  # weight of the loss that draws z to its VQ codes
     encoder_scale: int = 6  # the encoder's three blocks have (16, 32, 32) times as many channels
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
@@ -125,9 +121,7 @@ class Args:
     data: tuple[str, ...] = ("data/cheetah-run__scale_easy_video_hard__train.hdf5",)
     """training trajectories: files of collect_data.py or of the paper's release, or quoted globs"""
     trajectories_per_file: int | None = None  # take so many from each file of the data (Figure 10: 1666)
-    labeled_data: tuple[
-        str, ...
-    ] = ()  # files of labelled trajectories, else the data; perhaps another task's
+    labeled_data: tuple[str, ...] = ()  # files with labels, else the data; perhaps of another task
     eval_data: tuple[str, ...] = ()  # files with unseen videos; else those named val beside the labelled
     num_labeled_trajectories: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
     """label budgets: the first n of one fixed shuffle"""
@@ -584,7 +578,7 @@ def permutation(number, seed, epoch):
 
 def step_generator(seed, step, rank=0):
     """What is random in a step depends on these alone, so that a checkpoint needs no random state."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 2**40)
+    return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 2**24)
 
 
 def average_gradients(optim):
@@ -846,7 +840,10 @@ class Run:
         values["learning_rate"] = optim.param_groups[0]["lr"]
         speed = self.batch_size * (self.bar.format_dict["rate"] or 0)
         values["transitions_per_second"] = speed
-        record = {f"{self.kind}/{name}": float(value) for name, value in values.items()}
+        record = {
+            f"{self.kind}/{name}": value.item() if torch.is_tensor(value) else value
+            for name, value in values.items()
+        }
         if not all(map(isfinite, record.values())):
             raise SystemExit(f"error: {self.stage}: not finite at step {step + 1}: {record}")
         self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:.0f} transitions/s")

@@ -326,7 +326,7 @@ def main(measure_args: Args):
     if measure_args.eval_data:
         args = dataclasses.replace(args, eval_data=measure_args.eval_data)
     data, labeled_data, eval_data = method.load_data(args)
-    if not data.actions.isfinite().all():  # cross-embodied, or plain videos: the probe is for the labels' task
+    if not data.actions.isfinite().all():  # other tasks, or plain videos: the labels' trajectories
         data = labeled_data
     twins = load_twins(method, args, measure_args.twin_data, eval_data)
     for weights in files:

@@ -40,7 +40,14 @@ def test_paper_preset_is_tables_9_and_10():
 
 
 def test_it_beats_random_actions(clean_file, forks, monkeypatch):
-    args = parse("bc.py", clean_file, eval__num_episodes=2, bc__learning_rate=4e-3, bc__batch_size=64)
+    args = parse(
+        "bc.py",
+        clean_file,
+        num_labeled_trajectories=("all",),
+        eval__num_episodes=2,
+        bc__learning_rate=4e-3,
+        bc__batch_size=48,
+    )
     data, _, eval_data = bc.load_data(args)
     actor = bc.train_actor(
         args, data, data.transitions(data.shuffle), 200, "bc_all", Recorder(200, keep=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import h5py
+import matplotlib
 import numpy as np
 import pytest
 from conftest import ROOT, beside, run
@@ -268,7 +269,9 @@ def test_bad_sources_get_one_line(source, change, message, tmp_path):
 
 
 def test_preview(collect, tmp_path):
-    collect(tmp_path, "--preview", "--task", "walker-run")
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever plot.py has set in this process
+        collect(tmp_path, "--preview", "--task", "walker-run")
     names = [
         "preview__scale_easy_video_hard",
         *(f"preview__walker-run__scale_easy_video_hard__{x}" for x in ("strip", "twins")),

@@ -17,7 +17,69 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 # name → script → why its copy differs
-REASONS: dict[str, dict[str, str]] = {}
+REASONS: dict[str, dict[str, str]] = {
+    "Args": {
+        "collect_data.py": "it collects",
+        "experts/train_expert.py": "it trains an expert",
+        "lapo.py": "its stages",
+        "laom.py": "its stages",
+        "laom_supervised.py": "its stages; the labels are of each budget's own run",
+        "idm.py": "its stages",
+        "bc.py": "one stage; a budget may be all trajectories",
+    },
+    "LAMArgs": {
+        "lapo.py": "predicts pixels, VQ codebooks",
+        "laom.py": "predicts embeddings: target, heads, augmentation",
+        "laom_supervised.py": "labelled batches and their loss",
+    },
+    "BCArgs": {
+        "idm.py": "clones the IDM's labels: its own schedule (Table 11)",
+        "bc.py": "clones true actions, by updates for small budgets (Tables 9 and 10)",
+    },
+    "DEMO": {
+        "lapo.py": "sizes of its stages",
+        "laom.py": "sizes of its stages",
+        "laom_supervised.py": "sizes of its stages, one budget",
+        "idm.py": "sizes of its stages",
+        "bc.py": "sizes of its stages",
+    },
+    "PRESETS": {
+        "collect_data.py": "datasets, not methods",
+        "bc.py": "its own name",
+    },
+    "LAM": {
+        "lapo.py": "a U-Net of pixels, two encoders",
+        "laom.py": "one encoder, IDM and FDM in its embedding, FSQ",
+        "laom_supervised.py": "an action head",
+    },
+    "train_lam": {
+        "lapo.py": "the loss in pixels",
+        "laom.py": "the loss in embeddings, against a slow copy",
+        "laom_supervised.py": "labelled batches",
+    },
+    "train_actor": {
+        "idm.py": "labels are the IDM's actions",
+        "bc.py": "labels are true actions",
+    },
+    "held_out_probe": {
+        "laom_supervised.py": "also the action head",
+    },
+    "load_data": {
+        "laom_supervised.py": "labelled batch size",
+        "idm.py": "its batch sizes",
+        "bc.py": "its batch sizes; a budget may be all trajectories",
+    },
+    "parse_args": {
+        "collect_data.py": "other refusals: there is no run to resume",
+    },
+    "main": {
+        "collect_data.py": "it collects",
+        "experts/train_expert.py": "it trains an expert",
+        "laom_supervised.py": "a LAM for each budget",
+        "idm.py": "an IDM and an actor for each budget",
+        "bc.py": "an actor for each budget",
+    },
+}
 
 
 def read_scripts() -> dict[str, str]:

@@ -163,7 +163,7 @@ def compressed(file):
     [
         (lambda path: edit(path, set_nan), "actions of trajectory 1 hold NaN"),
         (lambda path: edit(path, wrong_size), "obs of trajectory 1 are uint8 (50, 32, 32, 3), "),
-        (lambda path: edit(path, compressed), "perhaps compressed or chunked"),
+        (lambda path: edit(path, compressed), "compressed or chunked"),
         (lambda path: edit(path, lambda file: file["1"].pop("obs")), "obs"),
         (lambda path: edit(path, lambda file: file.attrs.pop("task_name")), "task_name"),
         (lambda path: edit(path, lambda file: [file.pop(name) for name in "012"]), "is no dataset"),

@@ -89,10 +89,15 @@ def test_the_camera_keeps_to_its_range(task):
     """Design notes, section 5, at scale 0.2, about the agent's centre of mass."""
     s, data = 0.2, load_task(task).unwrapped.physics.data
     own = data.cam_xpos[0] - data.subtree_com[1]
-    radius, elevation, azimuth = to_spherical(own)
+
+    def spherical(x, y, z):
+        azimuth = np.arctan2(y, x) - 2 * np.pi * (np.arctan2(y, x) > np.pi / 2)
+        return np.linalg.norm([x, y, z]), np.arctan2(z, np.hypot(x, y)), azimuth
+
+    radius, elevation, azimuth = spherical(*own)
     angle, episodes = np.pi / 2 * s, [walk(walk_camera, episode, s, own) for episode in range(4)]
     positions = np.array(
-        [[to_spherical(position) for position, _ in episode] for episode in episodes]
+        [[spherical(*position) for position, _ in episode] for episode in episodes]
     )  # (4, 500, 3)
     rolls = np.array([[roll for _, roll in episode] for episode in episodes])
     low = [radius * (1 - 0.5 * s), max(0, elevation - angle), max(-np.pi, azimuth - angle)]

@@ -181,7 +181,7 @@ def test_two_processes_on_one_run(finished, tmp_path):
 @pytest.mark.parametrize("words,message", [
     (["nowhere"], "error: --resume nowhere: not the folder of a run of bc.py"),
     ([], "error: --resume {laom}: not the folder of a run of bc.py"),
-    (["{bc}", "--seed", "3"], "error: --seed with --resume: a run goes on with the arguments it began with"),
+    (["{bc}", "--seed", "3"], "error: --seed with --resume: a run goes on with its own arguments"),
     (["{bc}", "--bc.batch-size=64"], "error: --bc.batch-size=64 with --resume: a run goes on with"),
     (["{bc}", "--no-track"], "error: --no-track with --resume: a run goes on with"),
 ])  # fmt: skip
