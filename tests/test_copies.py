@@ -21,10 +21,10 @@ REASONS: dict[str, dict[str, str]] = {
     "Args": {
         "collect_data.py": "it collects",
         "experts/train_expert.py": "it trains an expert",
-        "lapo.py": "its stages",
-        "laom.py": "its stages",
+        "lapo.py": "its stages: LAM in pixels",
+        "laom.py": "its stages: LAM in embeddings",
         "laom_supervised.py": "its stages; the labels are of each budget's own run",
-        "idm.py": "its stages",
+        "idm.py": "its stages: IDM and actor",
         "bc.py": "one stage; a budget may be all trajectories",
     },
     "LAMArgs": {
@@ -37,11 +37,11 @@ REASONS: dict[str, dict[str, str]] = {
         "bc.py": "clones true actions, by updates for small budgets (Tables 9 and 10)",
     },
     "DEMO": {
-        "lapo.py": "sizes of its stages",
-        "laom.py": "sizes of its stages",
+        "lapo.py": "sizes of its stages: LAM in pixels",
+        "laom.py": "sizes of its stages: LAM in embeddings",
         "laom_supervised.py": "sizes of its stages, one budget",
-        "idm.py": "sizes of its stages",
-        "bc.py": "sizes of its stages",
+        "idm.py": "sizes of its stages: IDM and actor",
+        "bc.py": "sizes of its one stage",
     },
     "PRESETS": {
         "collect_data.py": "datasets, not methods",
