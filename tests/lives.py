@@ -97,7 +97,8 @@ def become_rank(module, rank: int, number: int, port: int):
 
 
 def update_codes(rank: int, number: int, port: int, folder: Path):
-    """A rank that gives lapo.py's quantiser its part of each batch in a file, and saves what comes of it."""
+    """A rank that gives lapo.py's quantiser its part of each batch in batches.pt, and saves what comes of it.
+    """
     import lapo
 
     become_rank(lapo, rank, number, port)

@@ -140,17 +140,18 @@ def test_vq_of_two_ranks_is_that_of_one_process(forks, tmp_path):
 
 
 def write_tinted(path: Path, num_trajectories: int, seed: int):
-    """A file of a still texture whose red and green change by the action: to be seen in the change alone."""
-    rng, texture = np.random.default_rng(seed), np.random.default_rng(7).integers(0, 60, (64, 64, 3))
+    """A file of still textures whose red and green change by the action: it can be seen in the change alone.
+    """
+    rng = np.random.default_rng(seed)
     with h5py.File(path, "w") as file:
         file.attrs.update(domain_name="cheetah", task_name="run", difficulty="vanilla")
         for number in range(num_trajectories):
-            tint = rng.uniform(20, 170, 2)
+            tint, texture = rng.uniform(20, 170, 2), rng.integers(0, 60, (64, 64, 3))
             actions, obs = np.zeros((100, 2), np.float32), np.zeros((100, 64, 64, 3), np.uint8)
             for t in range(100):
                 obs[t] = texture + np.array([*tint, 80])
-                new_tint = np.clip(tint + rng.uniform(-50, 50, 2), 10, 190)
-                actions[t], tint = (new_tint - tint) / 50, new_tint
+                new_tint = np.clip(tint + rng.uniform(-30, 30, 2), 10, 190)
+                actions[t], tint = (new_tint - tint) / 30, new_tint
             for name, array in (("obs", obs), ("states", actions), ("actions", actions)):
                 file.create_dataset(f"{number}/{name}", data=array)
 
@@ -161,19 +162,19 @@ def test_it_finds_actions_where_nothing_distracts(tmp_path):
     files = [str(tmp_path / name) for name in ("train.hdf5", "val.hdf5")]
     write_tinted(files[0], num_trajectories=10, seed=0)
     write_tinted(files[1], num_trajectories=2, seed=1)
-    changes = {"lam__num_epochs": 4, "lam__learning_rate": 2e-3, "lam__warmup_epochs": 0.3}
-    changes |= {"lam__latent_action_dim": 16, "lam__future_obs_offset": 1, "lam__quantizer": "none"}
+    changes = {"lam__batch_size": 16, "lam__learning_rate": 4e-3, "lam__warmup_epochs": 0.3}
+    changes |= {"lam__latent_action_dim": 4, "lam__future_obs_offset": 1, "lam__quantizer": "none"}
     args = parse("lapo.py", files[0], **changes)
     data, eval_data = (lapo.Dataset((file,), args) for file in files)
     torch.manual_seed(0)
     untrained = lapo.held_out_probe(args, lapo.LAM(args.lam, 3), data, eval_data)
-    lam = lapo.train_lam(args, data, "lam", Recorder(240, keep=False))
+    lam = lapo.train_lam(args, data, "lam", Recorder(200, keep=False))
     results = lapo.held_out_probe(args, lam, data, eval_data)
     for videos in ("seen_videos", "unseen_videos"):
         trained = results[f"action_probe_mse_over_var/{videos}"]
-        assert trained < 0.6 and trained < 0.7 * untrained[f"action_probe_mse_over_var/{videos}"]
-        assert results[f"blind_probe_mse_over_var/{videos}"] > 0.9
-    assert 1 < results["effective_rank"] <= 16
+        assert trained < 0.7 and trained < 0.8 * untrained[f"action_probe_mse_over_var/{videos}"]
+        assert trained < 0.8 * results[f"blind_probe_mse_over_var/{videos}"]
+    assert 1 < results["effective_rank"] <= 4
 
 
 def test_a_run_leaves_everything(finished):
