@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -287,7 +288,9 @@ def live_as_ranks(
     script: str, argv: list[str], tmp_path: Path, blow: Blow | None = None, **kwargs
 ) -> list[int]:
     """Two lives as the two ranks of one run; the blow is for the second. Their exit codes."""
-    port = lives.free_port()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
     logs = tmp_path / "rank_0", tmp_path / "rank_1"
     processes = [
         lives.start(script, argv, log, blow=blow if rank else None, rank=(rank, 2, port), **kwargs)
