@@ -14,6 +14,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 TESTS = Path(__file__).parent
@@ -75,9 +77,7 @@ def live(script: str, argv: list[str], log: Path | None = None, blow=None, rank=
         [script, *argv],
     )  # what workers import, and what the script is called
     if rank[1] > 1:
-        module.RANK, module.WORLD_SIZE = rank[:2]
-        os.environ |= {"RANK": str(rank[0]), "WORLD_SIZE": str(rank[1])}
-        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(rank[2])}
+        become_rank(module, *rank)
     module.EPISODE_LENGTH = 20
     module.tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process leaves behind
     if stages_only:
@@ -88,6 +88,30 @@ def live(script: str, argv: list[str], log: Path | None = None, blow=None, rank=
     if blow:
         expect(module, blow)
     module.main(module.parse_args(argv))
+
+
+def become_rank(module, rank: int, number: int, port: int):
+    module.RANK, module.WORLD_SIZE = rank, number
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(number)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+
+
+def update_codes(rank: int, number: int, port: int, folder: Path):
+    """A rank that gives lapo.py's quantiser its part of each batch in a file, and saves what comes of it."""
+    import lapo
+
+    become_rank(lapo, rank, number, port)
+    torch.distributed.init_process_group("gloo")
+    quantizer, generator = lapo.VQ(), torch.Generator().manual_seed(rank)
+    for batch in torch.load(folder / "batches.pt"):
+        quantizer.update(batch.chunk(number)[rank], generator)
+    torch.save(quantizer.state_dict(), folder / f"codes_{rank}.pt")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def import_script(path: Path):

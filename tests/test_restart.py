@@ -9,7 +9,6 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -288,9 +287,7 @@ def live_as_ranks(
     script: str, argv: list[str], tmp_path: Path, blow: Blow | None = None, **kwargs
 ) -> list[int]:
     """Two lives as the two ranks of one run; the blow is for the second. Their exit codes."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = lives.free_port()
     logs = tmp_path / "rank_0", tmp_path / "rank_1"
     processes = [
         lives.start(script, argv, log, blow=blow if rank else None, rank=(rank, 2, port), **kwargs)
