@@ -1271,9 +1271,11 @@ def main(args):
         print(f"latent actions: {run.results['latent_actions']}")
     actor = train_actor(args, data, lam, "bc", run)
     run.save("results.json", json.dumps(run.results, indent=2))
+    if labeled_data.task not in BC_RETURNS or not labeled_data.has_actions:
+        return  # plain videos, or of a task that is not played here
     for number in args.num_labeled_trajectories:
-        if str(number) in run.results["budgets"] or not labeled_data.has_actions:
-            continue  # a resumed run has finished it, or these are plain videos
+        if str(number) in run.results["budgets"]:  # a resumed run has finished it
+            continue
         index = labeled_data.transitions(labeled_data.shuffle[:number])
         decoder = train_decoder(args, labeled_data, index, actor, f"decoder_{number}", run)
         if RANK == 0:
