@@ -17,9 +17,9 @@ policy imitates z on all videos, and a small decoder turns the policy's z into t
     python lapo.py --resume runs/<run>                 # continues a killed run
     torchrun --nproc-per-node 8 lapo.py                # 8 GPUs, each has its rows of every batch
 
-The original LAPO: --lam.future-obs-offset 1 --lam.latent-action-dim 128 --lam.quantizer vq. Everything goes
-to runs/<task>__lapo__<seed>__<time>/: args.json, this script as it ran, metrics.jsonl (a step is one update),
-results.json, weights, checkpoint.pt, films. Where we deviate from the paper: README.md.
+The original LAPO is variants/lapo_vq.py. Everything goes to runs/<task>__lapo__<seed>__<time>/: args.json,
+this script as it ran, metrics.jsonl (a step is one update), results.json, weights, checkpoint.pt, films.
+Where we deviate from the paper: README.md.
 """
 
 import contextlib
@@ -80,8 +80,7 @@ class LAMArgs:
     warmup_epochs: float = 3  # epochs in which the learning rate rises linearly from zero
     future_obs_offset: int = 10  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (original: 1)
     latent_action_dim: int = 8192  # size of z (the original's is 128)
-    quantizer: Literal["none", "vq", "fsq"] = "none"  # of z (Figure 5): codebooks, or -1 and 1
-    commitment_coef: float = 0.05  # weight of the loss that draws z to its VQ codes
+    quantizer: Literal["none", "fsq"] = "none"  # of z: finite scalar quantisation to -1 and 1 (Figure 5)
     encoder_scale: int = 6  # the encoder's three blocks have (16, 32, 32) times as many channels
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
 
@@ -222,88 +221,22 @@ def quantize(z):
     return z + (torch.where(z > 0, 1.0, -1.0) - z).detach()
 
 
-class VQ(nn.Module):
-    """Vector quantisation (van den Oord et al., 2017) as in LAPO; the gradient passes straight through.
-
-    z is cut into codes of 16 dimensions, each replaced by the nearest of 64 entries; one half of the codes
-    has one codebook, the other half another. Entries are moving averages of what they stand for; one that
-    stood for nothing in 100 updates becomes a vector of the batch.
-    """
-
-    num_codes = 64
-    code_dim = 16
-    decay = 0.999
-    patience = 100  # updates
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("codebooks", torch.zeros(2, self.num_codes, self.code_dim))
-        self.register_buffer("sums", torch.zeros(2, self.num_codes, self.code_dim))
-        self.register_buffer("counts", torch.ones(2, self.num_codes, 1))
-        self.register_buffer("idle", torch.full((2, self.num_codes, 1), self.patience))
-
-    def vectors(self, z):  # (B, Z) → (2, B · positions, 16)
-        return z.float().unflatten(1, (2, -1, self.code_dim)).transpose(0, 1).flatten(1, 2)
-
-    def nearest(self, vectors):  # → int64 (2, B · positions)
-        with torch.autocast(vectors.device.type, enabled=False):
-            return torch.cdist(vectors, self.codebooks).argmin(-1)
-
-    def forward(self, z):  # (B, Z) → the same
-        codes = self.nearest(self.vectors(z))[..., None].expand(-1, -1, self.code_dim)
-        quantized = self.codebooks.gather(1, codes).unflatten(1, (len(z), -1)).transpose(0, 1)
-        return z + (quantized.reshape(z.shape) - z).detach()
-
-    @torch.no_grad()
-    def update(self, z, generator):
-        """Moves the entries towards the vectors of z (B, Z) before quantisation, and revives dead ones."""
-        if WORLD_SIZE > 1:  # z of all ranks, in their order: the batch
-            parts = [torch.empty_like(z) for _ in range(WORLD_SIZE)]
-            dist.all_gather(parts, z.contiguous())
-            z = torch.cat(parts)
-        vectors = self.vectors(z)
-        chosen = F.one_hot(self.nearest(vectors), self.num_codes).float()  # (2, B · positions, 64)
-        used = chosen.sum(1)[..., None]
-        self.counts.lerp_(used, 1 - self.decay)
-        self.sums.lerp_(chosen.transpose(1, 2) @ vectors, 1 - self.decay)
-        self.idle.copy_(torch.where(used > 0, 0, self.idle + 1))
-        dead = self.idle > self.patience
-        rows = torch.randint(vectors.shape[1], (self.num_codes,), generator=generator).to(z.device)
-        if WORLD_SIZE > 1:
-            dist.broadcast(rows, 0)  # the first rank's choice
-        self.sums.copy_(torch.where(dead, vectors[:, rows], self.sums))
-        self.counts.masked_fill_(dead, 1)
-        self.codebooks.copy_(self.sums / self.counts)
-
-    def usage(self, z):  # (B, Z) → how evenly and how many of the 64 codes of a codebook are used
-        shares = F.one_hot(self.nearest(self.vectors(z)), self.num_codes).float().mean(1)
-        perplexity = torch.special.entr(shares).sum(-1).exp().mean()
-        return {"code_perplexity": perplexity, "code_usage": (shares > 0).float().mean()}
-
-
 class LAM(nn.Module):
     """Latent action model: an IDM and an FDM, each with its own encoder; the FDM predicts pixels."""
 
     def __init__(self, args, frame_stack):
         super().__init__()
-        if args.latent_action_dim % {"none": 1, "vq": 32, "fsq": 2}[args.quantizer]:
-            raise SystemExit("error: --lam.latent-action-dim must be a multiple of 32 for vq, of 2 for fsq")
         channels = 3 * frame_stack
         self.idm_encoder = Encoder(args, 2 * channels)
         self.encoder = Encoder(args, channels)
         self.idm = nn.Linear(self.encoder.flat_dim, args.latent_action_dim)
         self.fdm = nn.Linear(args.latent_action_dim, self.encoder.flat_dim)
         self.decoder = PixelDecoder(args, 2 * self.encoder.channels_out, channels)
-        self.vq = VQ() if args.quantizer == "vq" else None
         self.quantizer = args.quantizer
         self.apply(init_weights)
 
-    def infer(self, obs, future_obs):  # (B, 9, 64, 64) twice → z before quantisation (B, Z)
-        return self.idm(F.gelu(self.idm_encoder(torch.cat([obs, future_obs], 1)).flatten(1)))
-
-    def quantize(self, z):  # (B, Z) → the same
-        if self.quantizer == "vq":
-            return self.vq(z)
+    def infer(self, obs, future_obs):  # (B, 9, 64, 64) twice → z (B, Z)
+        z = self.idm(F.gelu(self.idm_encoder(torch.cat([obs, future_obs], 1)).flatten(1)))
         return quantize(z) if self.quantizer == "fsq" else z
 
     def predict(self, obs_embedding, latent_action):  # e_t (B, C, 8, 8), z (B, Z) → next_obs (B, 9, 64, 64)
@@ -311,7 +244,7 @@ class LAM(nn.Module):
         return self.decoder(torch.cat([obs_embedding, change], 1))
 
     def forward(self, obs, future_obs):  # latent actions for relabelling: (B, Z)
-        return self.quantize(self.infer(obs, future_obs))
+        return self.infer(obs, future_obs)
 
 
 class Probes(nn.Module):
@@ -383,16 +316,11 @@ def train_lam(args, data, stage, run):
         states = to_device(data.states[batch], args.device)
 
         with args.autocast():
-            continuous_action = lam.infer(obs, future_obs)
-            latent_action = lam.quantize(continuous_action)
+            latent_action = lam.infer(obs, future_obs)
             obs_embedding = lam.encoder(obs)
             predicted_obs = lam.predict(obs_embedding, latent_action)
 
-            reconstruction_loss = (predicted_obs - next_obs).square().mean(dtype=torch.float32)
-            loss = reconstruction_loss
-            if cfg.quantizer == "vq":
-                commitment = F.mse_loss(continuous_action.float(), latent_action.detach().float())
-                loss = loss + cfg.commitment_coef * commitment
+            loss = (predicted_obs - next_obs).square().mean(dtype=torch.float32)
             # the LAM learns nothing from the probes
             flat_embedding = obs_embedding.detach().flatten(1)
             probe_losses = probes(latent_action.detach(), flat_embedding, actions, states)
@@ -402,14 +330,9 @@ def train_lam(args, data, stage, run):
         average_gradients(optim)
         optim.step()
 
-        usage = {}
-        if cfg.quantizer == "vq":
-            usage = lam.vq.usage(continuous_action.detach())
-            lam.vq.update(continuous_action.detach(), generator)
-
         if run.log_due(step):
             losses = probe_losses if data.has_actions else {}
-            run.log(step, optim, loss=loss, reconstruction_loss=reconstruction_loss, **usage, **losses)
+            run.log(step, optim, loss=loss, **losses)
     return lam
 
 
