@@ -1,4 +1,4 @@
-"""LAOM with finite scalar quantisation of z to -1 and 1 (Figure 12c): a variant of laom.py, which has the rest.
+"""LAOM with finite scalar quantisation of z to -1 and 1 (Figure 12c): a variant of laom.py.
 
 "Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025.
 
