@@ -449,7 +449,7 @@ def action_error(args, policy, data):
 
 
 def infer_some(args, network, data, trajectories):
-    """z, actions, expert_actions of at most 50,000 transitions, the same in files of the same trajectories."""
+    """z, actions, expert_actions of at most 50,000 transitions: the same in twin files."""
     index = data.transitions(trajectories)
     index = index[permutation(len(index), 0, 0)[:50_000]]
     z = infer_all(args, network, data, index)
