@@ -35,6 +35,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import atan2, cos, hypot, pi, sin
@@ -275,7 +276,7 @@ def record_episodes(pool, recording: Recording, seeds: list[int], partial: Path,
                 job = pool.submit(record_episode, recording, i, seed, partial, offsets)
                 jobs[job] = i
 
-    bar = tqdm(total=sum(lengths), desc=f"{recording.split} file", unit="frame", unit_scale=True)
+    bar = Progress(total=sum(lengths), desc=f"{recording.split} file", unit="frame", unit_scale=True)
     bar.update(sum(lengths[i] for i in returns))
     try:
         for job in concurrent.futures.as_completed(jobs):
@@ -390,6 +391,23 @@ def end_with_parent():
     """A worker's thread: no worker outlives a main process that was killed."""
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+# ---- Progress ----------------------------------------------------------------------------------------------
+
+
+class Progress(tqdm):
+    """A progress bar; where stderr is no terminal, lines: the first, the last, and one every 10 s between."""
+
+    line_due = 0.0  # when the next line may come, seconds
+
+    def display(self, msg=None, pos=None):
+        closing = self.disable
+        if self.fp.isatty():
+            super().display(msg, pos)
+        elif closing or time.monotonic() >= self.line_due:
+            print(self, file=self.fp, end="" if closing else "\n", flush=True)  # tqdm ends the last one
+            self.line_due = time.monotonic() + 10
 
 
 # ---- Rendering again: the same physics, other distractors --------------------------------------------------
@@ -529,7 +547,10 @@ def record_videos(path: Path, split: str, root: Path, videos: list[Path]):
     }
     num_trajectories = 0
     dropped = 0
-    with h5py.File(partial, "w") as data, tqdm(desc=f"{split} file", unit="frame", unit_scale=True) as bar:
+    with (
+        h5py.File(partial, "w") as data,
+        Progress(desc=f"{split} file", unit="frame", unit_scale=True) as bar,
+    ):
         data.attrs.update(attributes)
         for number, video in enumerate(videos):
             bar.set_postfix_str(f"video {number + 1} of {len(videos)}: {video.name}")
@@ -623,7 +644,7 @@ def preview(args: Args):
         for task in get_args(Task):
             expert_file = find_expert(args, task)
             jobs[task] = pool.submit(preview_task, task, args, backgrounds, expert_file, draws)
-        for task, job in tqdm(jobs.items(), desc="preview", unit="task"):
+        for task, job in Progress(jobs.items(), desc="preview", unit="task"):
             films[task] = job.result()
 
     tasks = np.stack([film[:, -1] for film in films.values()], axis=1)
@@ -805,7 +826,7 @@ def prepare_backgrounds(backgrounds: str, output: Path, num_workers: int) -> Pat
         for split, items in sources.items():
             (partial / split).mkdir(parents=True)
             videos = pool.map(make_video, items)
-            bar = tqdm(videos, total=len(items), desc=f"background videos, {split}", unit="video")
+            bar = Progress(videos, total=len(items), desc=f"background videos, {split}", unit="video")
             for i, video in enumerate(bar):
                 np.save(partial / split / f"{i:03d}.npy", video)
     (partial / "sources.json").write_text(made_from)

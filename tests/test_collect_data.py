@@ -2,7 +2,9 @@
 pictures, and background videos."""
 
 import fcntl
+import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -316,6 +318,40 @@ def test_twins_of_a_preview_show_the_same_physics(data_folder, frames):
         "cheetah-run", args, data_folder, ROOT / "experts/cheetah-run.npz", draws=1
     )
     assert plain.shape == (250, 64, 64, 3) and np.array_equal(plain, twin)
+
+
+# ---- Progress ----------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def watch(file: io.StringIO, monkeypatch) -> str:
+    """What a bar of 100 steps, one each second, writes."""
+    now = iter(range(10**6))
+    second = next(now)
+    monkeypatch.setattr(collect_data.time, "monotonic", lambda: second)
+    bar = collect_data.Progress(range(100), "lam", 100, unit="update", file=file, mininterval=0)
+    for step in bar:
+        second = next(now)
+        bar.set_postfix_str(f"loss {step}")
+    return file.getvalue()
+
+
+def test_progress_in_a_file_is_a_line_each_ten_seconds(monkeypatch):
+    lines = watch(io.StringIO(), monkeypatch).split("\n")
+    assert lines.pop() == ""  # the last one is whole, too
+    assert all(line.startswith("lam: ") and "\r" not in line for line in lines)
+    steps = [int(re.search(r"(\d+)/100", line)[1]) for line in lines]
+    assert steps == [0, *range(9, 100, 10), 100] and "loss 99" in lines[-1]
+    assert all(re.search(r"<\d\d:\d\d, .*update/s", line) for line in lines[1:])  # time left and speed
+
+
+def test_progress_in_a_terminal_is_one_line(monkeypatch):
+    text = watch(Terminal(), monkeypatch)
+    assert text.count("\n") == 1 and text.count("\r") > 100 and "100/100" in text
 
 
 # ---- Plain videos ------------------------------------------------------------------------------------------
