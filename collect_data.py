@@ -24,6 +24,7 @@ its seed and the MuJoCo state behind every picture.
 """
 
 import concurrent.futures
+import contextlib
 import fcntl
 import functools
 import itertools
@@ -393,7 +394,7 @@ def end_with_parent():
     os._exit(1)
 
 
-# ---- Progress ----------------------------------------------------------------------------------------------
+# ---- Progress and locks ------------------------------------------------------------------------------------
 
 
 class Progress(tqdm):
@@ -408,6 +409,16 @@ class Progress(tqdm):
         elif closing or time.monotonic() >= self.line_due:
             print(self, file=self.fp, end="" if closing else "\n", flush=True)  # tqdm ends the last one
             self.line_due = time.monotonic() + 10
+
+
+def lock_file(file):
+    """Keeps other processes off an open file while this one has it; BlockingIOError if another does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:  # network disks may know no locks
+        print(f"warning: {file.name}: {error.strerror}: start no second process here", file=sys.stderr)
 
 
 # ---- Rendering again: the same physics, other distractors --------------------------------------------------
@@ -840,7 +851,8 @@ def prepare_rendering(args: Args) -> Path:
     if args.difficulty == "vanilla":
         return args.output / "backgrounds"
     with open(args.output / ".lock-backgrounds", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # shards in one folder wait here for the one that makes the videos
+        with contextlib.suppress(OSError):  # of a disk without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)  # shards wait here for the one that makes the videos
         return prepare_backgrounds(args.backgrounds, args.output, args.num_workers)
 
 
@@ -1109,8 +1121,8 @@ def main(args: Args):
     lock_name = ".lock" if count == 1 else f".lock-{number}-of-{count}"
     with open(args.output / lock_name, "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock_file(lock)
+        except BlockingIOError:
             raise SystemExit(
                 f"error: another process collects in {args.output}; give another --output, or shards"
             )

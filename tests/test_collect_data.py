@@ -1,6 +1,7 @@
 """collect_data.py: the format of its files, restarts and shards, trajectories rendered again, plain videos,
 pictures, and background videos."""
 
+import errno
 import fcntl
 import io
 import os
@@ -433,6 +434,21 @@ def test_unreadable_video_is_named(collect_videos, tmp_path):
     message = str(error.value)
     assert message.startswith("error: cannot read the video") and "b.mp4" in message and "\n" not in message
     assert not list((tmp_path / "data").glob("*.hdf5*"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
+def test_a_disk_without_locks_is_a_warning(number, collect_videos, tmp_path, monkeypatch, capsys):
+    """As Lustre and NFS answer; the folder is worked in nevertheless."""
+
+    def flock(file, how):
+        raise OSError(number, os.strerror(number))
+
+    make_video(tmp_path / "videos" / "a.mp4", 30, 0)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    collect_videos(tmp_path / "videos", tmp_path / "data")
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and os.strerror(number) in warnings[0] and "data/.lock" in warnings[0]
+    assert (tmp_path / "data" / "videos__videos__train.hdf5").exists()
 
 
 def test_folder_without_videos(collect_videos, tmp_path):
