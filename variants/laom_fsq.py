@@ -1192,16 +1192,26 @@ def load_videos(backgrounds, split, difficulty):
 
 
 def pick_rendering_backend():
-    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or Mesa, else OSMesa; a user's choice stands."""
+    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or Mesa, else OSMesa; tries a user's choice."""
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the worker: its threads only cost at 64×64
-    if "MUJOCO_GL" in os.environ:
-        return
-    probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
-    for backend in ("egl", "osmesa"):
-        os.environ["MUJOCO_GL"] = backend
-        if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
+    choices = [{"MUJOCO_GL": "egl"}, {"MUJOCO_GL": "osmesa"}]
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    if gpu.isdecimal():  # EGL would count from the machine's first GPU
+        choices.insert(0, {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": gpu})
+    probe = "from dm_control import mujoco; mujoco.Physics.from_xml_string('<mujoco/>').render(64, 64)"
+    reasons = []
+    for choice in choices:
+        variables = choice | os.environ
+        result = subprocess.run([sys.executable, "-c", probe], env=variables, capture_output=True, text=True)
+        if result.returncode == 0:
+            os.environ.update(variables)
             return
-    raise SystemExit("error: no OpenGL to render with: apt-get install libegl1 libopengl0, or libosmesa6")
+        last_line = result.stderr.strip().split("\n")[-1]
+        reasons.append(f"MUJOCO_GL={variables['MUJOCO_GL']}: {last_line}")
+    raise SystemExit(
+        f"error: no OpenGL to render with: {'; '.join(dict.fromkeys(reasons))}; apt-get install libegl1 "
+        "libopengl0, or libosmesa6, and leave MUJOCO_GL and PYOPENGL_PLATFORM unset"
+    )
 
 
 # ---- Evaluation --------------------------------------------------------------------------------------------
