@@ -17,7 +17,9 @@ Kinds: action_probe, ridge regression z → action fitted on four fifths of the 
 same from z of (obs, obs), for which the IDM has not seen what comes next: an expert's action can be guessed
 from obs alone, and what z owes to the change is the gap between the two (none for a good LAM either, where
 the next observation follows from obs, as an expert's without noise does); action_head and idm, the network's
-own answer, learned from the labelled trajectories (Figure 9a).
+own answer, learned from the labelled trajectories (Figure 9a), blind_idm that to (obs, obs).
+perturbation_r2/<videos>, plan_r2/<videos>, blind_…: where noise was added to the expert's actions, how much
+of it z tells beyond what the expert's action tells (0 nothing, 1 all), and R² of the expert's action from z.
 Videos: seen_videos, the last fifth of the trajectories in the fixed shuffle whose beginning is labelled;
 unseen_videos, those of the evaluation file; those of each twin, which is no_distractors if it has none.
 Where the labels are of another task than the videos, the trajectories are those of the labels' task.
@@ -32,8 +34,8 @@ the share of Var(z) that changes between the evaluation file and its twin, so wi
 
 What a script must define: LAM or IDM, a network (obs, future_obs) → z or action with an `encoder`; a LAM also
 predict(obs_embedding, z), and infer(obs_embedding, future_embedding) unless it has a pixel `decoder`;
-parse_args, load_data, Dataset (with observe and observe_pair), infer_some, action_errors, effective_rank;
-with a LAM fit_ridge; for --reconstruct batch_at, learning_rate, init_weights, ResidualBlock.
+parse_args, load_data, Dataset (with observe and observe_pair), infer_some, action_errors, fit_ridge,
+perturbation_errors, effective_rank; for --reconstruct batch_at, learning_rate, init_weights, ResidualBlock.
 An `action_head` of the network is measured, too.
 """
 
@@ -97,9 +99,7 @@ def load_method(folder: Path, reconstruct: bool):
     if not hasattr(method, "LAM") and not hasattr(method, "IDM"):
         raise SystemExit(f"error: {name} defines neither LAM nor IDM: benchmark/measure.py measures these")
     needed = ["parse_args", "load_data", "Dataset"]
-    needed += ["infer_some", "action_errors", "effective_rank"]
-    if hasattr(method, "LAM"):
-        needed += ["fit_ridge"]
+    needed += ["infer_some", "action_errors", "effective_rank", "fit_ridge", "perturbation_errors"]
     if reconstruct:
         needed += ["batch_at", "learning_rate", "init_weights", "ResidualBlock"]
     refuse_without(needed, method, name)
@@ -147,22 +147,24 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
     def blind_network(obs, _):
         return network(obs, obs)
 
-    probe, blind_probe = None, None
-    if hasattr(method, "LAM"):
-        fitted = data.shuffle[:-num_held_out]
-        probe = method.fit_ridge(*method.infer_some(args, network, data, fitted))
-        blind_probe = method.fit_ridge(*method.infer_some(args, blind_network, data, fitted))
+    fitted = data.shuffle[:-num_held_out]
+    train = method.infer_some(args, network, data, fitted)
+    blind_train = method.infer_some(args, blind_network, data, fitted)
 
     results = {}
     for videos, (source, trajectories) in sources.items():
-        z, actions = method.infer_some(args, network, source, trajectories)
+        test = method.infer_some(args, network, source, trajectories)
+        blind_test = method.infer_some(args, blind_network, source, trajectories)
+        z, actions, _ = test
         predictions = {}
         if hasattr(method, "LAM"):
-            predictions["action_probe"] = probe(z)
-            blind_z, _ = method.infer_some(args, blind_network, source, trajectories)
-            predictions["blind_probe"] = blind_probe(blind_z)
-        else:
-            predictions["idm"] = z  # the action itself
+            predictions["action_probe"] = method.fit_ridge(*train[:2])(z)
+            predictions["blind_probe"] = method.fit_ridge(*blind_train[:2])(blind_test[0])
+        else:  # the action itself
+            predictions["idm"] = z
+            predictions["blind_idm"] = blind_test[0]
+        results |= method.perturbation_errors("", videos, train, test)
+        results |= method.perturbation_errors("blind_", videos, blind_train, blind_test)
         if hasattr(network, "action_head"):
             predictions["action_head"] = network.action_head(z)
         for kind, prediction in predictions.items():
@@ -185,7 +187,7 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
 def loss_ratios(method, args, lam: nn.Module, data) -> dict:
     """Whether the FDM needs z, and whether it predicts at all."""
     errors = functools.partial(prediction_errors, lam)
-    by_batch, _ = method.infer_some(args, errors, data, data.shuffle)
+    by_batch, *_ = method.infer_some(args, errors, data, data.shuffle)
     own, others, blind, no_change = by_batch.mean(0).tolist()
     return {
         "shuffled_loss_ratio": others / own,

@@ -176,7 +176,7 @@ def list_runs(scale: Scale, task: str | None = None, difficulty: str = DISTRACTO
         "lapo": f"{lapo} {labels}",
         "laom": f"{laom} {labels}",
         "laom_supervised": f"{supervised} {labels}",
-        "laom_fsq": f"{laom} {labels} --lam.quantizer fsq",
+        "laom_fsq": f"variants/laom_fsq.py {laom.partition(' ')[2]} {labels}",
         "idm_multi_step": f"{idm} {labels} --idm.future-obs-offset 10",
     }
 
@@ -186,7 +186,7 @@ def list_runs(scale: Scale, task: str | None = None, difficulty: str = DISTRACTO
     small_lapo = f"{lapo} --lam.latent-action-dim {scale.original_dim} {no_policy}"
     runs |= {
         "lapo_original": f"{small_lapo} --lam.future-obs-offset 1",
-        "lapo_original_vq": f"{small_lapo} --lam.future-obs-offset 1 --lam.quantizer vq",
+        "lapo_original_vq": f"variants/lapo_vq.py {small_lapo.partition(' ')[2]}",
         "lapo_original_fsq": f"{small_lapo} --lam.future-obs-offset 1 --lam.quantizer fsq",
         "lapo_multi_step": small_lapo,
     }
