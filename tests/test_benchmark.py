@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import figures
+import h5py
 import measure
 import numpy as np
 import plot
@@ -27,6 +28,7 @@ import pytest
 import run as benchmark
 import stats
 import table
+import throughput
 import torch
 from conftest import ROOT, beside
 from PIL import Image
@@ -867,8 +869,6 @@ def test_twins_and_reconstruction(measured, collect_short, short_file, tmp_path,
     _, same = measured("laom_supervised.py", "lam_2", twin_data=(str(val),))
     assert same[f"distractor_share/twin:{val}"] < 1e-3  # a file is its own twin
     assert same["shuffled_loss_ratio"] == pytest.approx(measures["shuffled_loss_ratio"], rel=1e-3)
-    with pytest.raises(SystemExit, match="is no twin of"):
-        measured("laom_supervised.py", "lam_2", twin_data=(str(short_file),))
     for path in (folder / "lam_9.pt", folder / "actor_2.pt", tmp_path):
         with pytest.raises(SystemExit, match="no finished first stage"):
             measure.main(measure.Args((path,)))
@@ -889,6 +889,77 @@ def test_twins_and_reconstruction(measured, collect_short, short_file, tmp_path,
     )
 
 
+def failures(*paths: Path, **changes) -> list[str]:
+    """What measure.py says at the end of measuring these; its exit status is 1 where that is text."""
+    with pytest.raises(SystemExit) as error:
+        measure.main(measure.Args(paths, device="cpu", **changes))
+    first, *others = str(error.value).splitlines()
+    assert first.startswith("error: ")
+    return others if first == "error: these failed:" else [first.removeprefix("error: "), *others]
+
+
+def test_what_fails_is_said_at_the_end_and_completed_afterwards(finished, tmp_path, capsys):
+    """A truncated file of weights and an empty one, truncated arguments, a script that breaks, and what is no
+    run at all; what is whole is measured in spite of them, and not again with --only-missing."""
+    folder = Path(shutil.copytree(finished("idm.py"), tmp_path / "run"))
+    whole = (folder / "idm_2.pt").read_bytes()
+    (folder / "idm_1.pt").write_bytes(whole[: len(whole) // 2])
+    (folder / "idm_3.pt").touch()
+    cut, broken = [Path(shutil.copytree(folder, tmp_path / name)) for name in ("cut", "broken")]
+    (cut / "args.json").write_text((cut / "args.json").read_text()[:200])
+    script = (broken / "idm.py").read_text()
+    (broken / "idm.py").write_text(script.replace("def load_data(args):", "def load_data(args):\n    1 / 0"))
+
+    lines = failures(cut, tmp_path / "nowhere", broken, folder)
+    errors = capsys.readouterr().err
+    starts = [
+        f"{cut}: args.json is not whole: ",
+        f"{tmp_path}/nowhere: no finished first stage: ",
+        f"{broken}: ZeroDivisionError: division by zero",
+        f"{folder}/idm_1.pt: idm_1.pt holds no whole weights of this network: ",
+        f"{folder}/idm_3.pt: idm_3.pt holds no whole weights of this network: ",
+    ]
+    assert len(lines) == len(starts) and all(map(str.startswith, lines, starts)), lines
+    assert errors.count("Traceback") == 1  # of what nobody foresaw
+    measured = [path.name for path in tmp_path.glob("*/idm_*.json*")]
+    assert measured == ["idm_2.json"]
+
+    (folder / "idm_2.json").write_text(json.dumps({"effective_rank": 0}))
+    (folder / "idm_1.pt").write_bytes(whole)
+    (folder / "idm_3.pt").unlink()
+    measure.main(measure.Args((folder,), device="cpu", only_missing=True))
+    assert json.loads((folder / "idm_2.json").read_text()) == {"effective_rank": 0}
+    assert json.loads((folder / "idm_1.json").read_text())["effective_rank"] > 0
+    twin = beside(Path(json.loads((folder / "args.json").read_text())["data"][0]))  # a file is its own
+    asked = measure.Args((folder,), twin_data=(str(twin),), only_missing=True)
+    assert not measure.is_measured(folder / "idm_1.pt", asked)
+
+
+def test_what_is_no_twin(finished, short_file, other_task, tmp_path):
+    """Another file, one of another task, one with other states, a text, a name of nothing."""
+    folder = Path(shutil.copytree(finished("idm.py"), tmp_path / "run"))
+    moved, text = tmp_path / "moved.hdf5", tmp_path / "text.hdf5"
+    shutil.copy(beside(short_file), moved)
+    with h5py.File(moved, "a") as file:
+        file["0/states"][:] += 1
+    text.write_text("no HDF5")
+    for twin in (short_file, other_task, moved):
+        (line,) = failures(folder, twin_data=(str(twin),))
+        assert line.startswith(f"{folder}: {twin} is no twin of {beside(short_file)}")
+    for twin in (text, tmp_path / "nowhere.hdf5"):
+        (line,) = failures(folder, twin_data=(str(twin),))
+        assert line.startswith(f"{folder}: {twin} is no dataset")
+    assert not list(folder.glob("*.json.partial")) and not (folder / "idm_2.json").exists()
+
+
+def test_the_help_says_that_scripts_are_executed(capsys):
+    with pytest.raises(SystemExit):
+        measure.tyro.cli(measure.Args, description=measure.__doc__, args=["--help"])
+    words = " ".join(re.sub("[│╭╰─]", " ", capsys.readouterr().out).split())
+    assert "EXECUTES the script" in words and "measure only runs that you trust" in words
+    assert "the runs' scripts are executed: trust them" in words
+
+
 def test_a_variant_without_what_is_measured(finished, tmp_path):
     """One line says what its script lacks."""
     folder = Path(shutil.copytree(finished("laom.py"), tmp_path / "run"))
@@ -902,3 +973,35 @@ def test_a_variant_without_what_is_measured(finished, tmp_path):
         measure.main(measure.Args((folder,)))
     with pytest.raises(SystemExit, match="error: .*bc__0.*: no finished first stage"):
         measure.main(measure.Args((finished("bc.py"),)))
+
+
+# ---- throughput.py -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", throughput.STAGES)
+def test_every_stage_can_be_timed(stage, short_file, monkeypatch):
+    """One update, small: a speed, FLOPs, and parts of its time that are not more than the whole."""
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")  # which it sets: so it ends with the test
+    kind = stage.split(".")[1]
+    flags = f"--{kind}.batch-size 16 --bc.encoder-scale 1 --device cpu --precision fp32 --no-compile"
+    if stage != "bc.bc":
+        flags += " --num-labeled-trajectories 2"
+    train = throughput.Train(data=str(short_file), num_updates=1, flags=flags)
+    result = throughput.measure_speed(stage, train)
+    assert result["transitions_per_second"] > 0 and result["gflop_per_transition"] > 0.01
+    shares = throughput.measure_shares(stage, train)
+    assert shares.keys() == {*throughput.PARTS, "rest"} and -0.01 < min(shares.values()) < 1
+    assert (shares["augmentation"] > 0) == (kind == "lam" and stage != "lapo.lam")
+    assert min(shares["data"], shares["forward"], shares["backward"], shares["optimiser"]) > 0
+
+
+def test_the_rendering_that_is_compared():
+    """Our pictures are those of dm_control's defaults, nearly; the same distractors drift in both."""
+    args = throughput.Collect()
+    video = throughput.collect_data.dead_leaves_video(0, num_frames=2)
+    pictures = []
+    for default in (True, False):
+        env = throughput.make_env(args, default, video)
+        env.reset(seed=0)
+        pictures.append(env.step(np.zeros(env.action_space.shape))[0].astype(float))
+    assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 6

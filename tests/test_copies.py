@@ -90,10 +90,10 @@ REASONS: dict[str, dict[str, str]] = {
 LIKE = {"variants/lapo_vq.py": "lapo.py", "variants/laom_fsq.py": "laom.py"}
 
 
-def read_scripts() -> dict[str, str]:
-    """The text of each script, by its path in the repository."""
-    paths = [*ROOT.glob("*.py"), ROOT / "experts/train_expert.py", *ROOT.glob("variants/*.py")]
-    return {str(path.relative_to(ROOT)): path.read_text() for path in sorted(paths)}
+def read_scripts(root: Path = ROOT) -> dict[str, str]:
+    """The text of each script, by its path in the repository: those at the top, variants, train_expert.py."""
+    paths = [*root.glob("*.py"), root / "experts/train_expert.py", *root.glob("variants/*.py")]
+    return {str(path.relative_to(root)): path.read_text() for path in sorted(paths)}
 
 
 def definitions(source: str) -> dict[str, tuple[int, int]]:
@@ -162,6 +162,20 @@ def find_faults(sources: dict[str, str], reasons: dict[str, dict[str, str]]) -> 
 def test_copies_agree():
     faults = find_faults(read_scripts(), REASONS)
     assert not faults, "\n".join(faults)
+
+
+def test_the_check_reads_every_script(tmp_path):
+    """Also one of one's own at the top, and a variant; a copy that was edited there alone is a fault."""
+    scripts = ["laom.py", "laom_mine.py", "variants/masklam.py", "experts/train_expert.py"]
+    for script in [*scripts, "benchmark/run.py", "tests/test_laom.py"]:
+        path = tmp_path / script
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"def f():\n    return {script in scripts[1:3]}\n")
+    sources = read_scripts(tmp_path)
+    assert sorted(sources) == sorted(scripts)
+    differing = "f differs: experts/train_expert.py, laom.py | laom_mine.py, variants/masklam.py"
+    assert find_faults(sources, {}) == [differing]
+    assert {"laom.py", "collect_data.py", "experts/train_expert.py"} < read_scripts().keys()
 
 
 def test_the_check_sees_faults():
