@@ -151,6 +151,7 @@ def record_episode(
         for name, values in arrays.items():
             file.seek(offsets[name])
             file.write(values)
+    sync(path)  # before the journal names it: a machine may die at any moment
     return total
 
 
@@ -205,6 +206,7 @@ def create_dataset_file(path: Path, attributes: dict, seeds: list[int], lengths:
     try:
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, size)
+        sync(path)
     except OSError as error:  # a disk that is too small says so now, not at the last trajectory
         path.unlink()
         raise SystemExit(f"error: no room for {path} ({size / 1e9:.1f} GB): {error}")
@@ -218,6 +220,7 @@ def write_returns(path: Path, returns: dict[int, float]) -> np.ndarray:
             file[str(i)].attrs.modify("traj_return", value)
         file.attrs.modify("dataset_return", values.mean())
         file.attrs.modify("dataset_return_std", values.std())
+    sync(path)
     return values
 
 
@@ -395,7 +398,7 @@ def end_with_parent():
     os._exit(1)
 
 
-# ---- Progress and locks ------------------------------------------------------------------------------------
+# ---- Progress and files ------------------------------------------------------------------------------------
 
 
 class Progress(tqdm):
@@ -420,6 +423,12 @@ def lock_file(file):
         raise
     except OSError as error:  # network disks may know no locks
         print(f"warning: {file.name}: {error.strerror}: start no second process here", file=sys.stderr)
+
+
+def sync(path: Path):
+    """Waits until what was written into a file is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 # ---- Rendering again: the same physics, other distractors --------------------------------------------------
@@ -581,6 +590,7 @@ def record_videos(path: Path, split: str, root: Path, videos: list[Path]):
                 num_trajectories += 1
     if num_trajectories == 0:
         raise SystemExit(f"error: no video of {SHORTEST} frames for {path} in {root}")
+    sync(partial)
     partial.rename(path)
     ends = f"dropped {dropped} frames of ends below {SHORTEST}"
     print(f"{path}: {num_trajectories} trajectories of {len(videos)} videos; {ends}")
@@ -846,7 +856,9 @@ def prepare_backgrounds(backgrounds: str, output: Path, num_workers: int) -> Pat
             bar = Progress(videos, total=len(items), desc=f"background videos, {split}", unit="video")
             for i, video in enumerate(bar):
                 np.save(partial / split / f"{i:03d}.npy", video)
+                sync(partial / split / f"{i:03d}.npy")
     (partial / "sources.json").write_text(made_from)
+    sync(partial / "sources.json")
     partial.rename(folder)
     return folder
 

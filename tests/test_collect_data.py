@@ -1,6 +1,7 @@
 """collect_data.py: the format of its files, restarts and shards, trajectories rendered again, plain videos,
 pictures, and background videos."""
 
+import concurrent.futures
 import errno
 import fcntl
 import io
@@ -135,6 +136,72 @@ def test_killed_collection_ends_with_the_same_file(
     assert "trajectories are there already" in capsys.readouterr().out
     for file in (path, beside(path)):
         assert file.read_bytes() == (collected / file.name).read_bytes()
+
+
+class Here(concurrent.futures.Executor):
+    """Does at once and in this process what workers do."""
+
+    def __init__(self, num_workers):
+        pass
+
+    def submit(self, function, *args):
+        future = concurrent.futures.Future()
+        future.set_result(function(*args))
+        return future
+
+
+def test_a_machine_may_die_at_any_moment(collect_short, collect, tmp_path, monkeypatch):
+    """What the disk is told, in order: a trajectory's frames before the journal names it, a whole file before
+    it is renamed."""
+    calls = []
+    fsync, rename = os.fsync, os.rename
+
+    def journal_lines(path: Path) -> int:
+        journal = path.with_name(f"{path.name}.jsonl")
+        return journal.read_text().count("]") if journal.exists() else -1
+
+    def recorded_fsync(file):
+        path = Path(os.readlink(f"/proc/self/fd/{file}"))
+        fsync(file)
+        calls.append(("fsync", path.name, journal_lines(path)))
+
+    def recorded_rename(source, target):
+        calls.append(("rename", Path(source).name, journal_lines(Path(source))))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "rename", recorded_rename)
+    monkeypatch.setattr(collect_short, "worker_pool", Here)
+    collect(tmp_path, *NUMBERS)
+    name = NAME.format("train") + ".partial"
+    file_calls = [(call, lines) for call, file, lines in calls if file == name]
+    assert [call for call, _ in file_calls] == [*["fsync"] * 5, "rename"]
+    # the empty file before there is a journal, frames before their line, the whole file before its name
+    assert [lines for _, lines in file_calls] == [-1, 0, 0, 0, 3, 3]
+    collect_short.worker_env.cache_clear()
+
+
+def test_background_videos_are_on_disk_before_their_folder_has_its_name(
+    collect_short, frames, tmp_path, monkeypatch
+):
+    calls = []
+    fsync, rename = os.fsync, os.rename
+
+    def recorded_fsync(file):
+        calls.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        fsync(file)
+
+    def recorded_rename(source, target):
+        calls.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "rename", recorded_rename)
+    monkeypatch.setattr(collect_short, "worker_pool", Here)
+    folder = collect_short.prepare_backgrounds(str(frames), tmp_path, num_workers=1)
+    files = [path.name for path in folder.rglob("*") if path.is_file()]
+    assert len(files) == 6 and calls[-1] == "rename"
+    assert sorted(calls[:-1]) == sorted(files)
 
 
 def test_other_settings_do_not_overwrite(collect, collected):
