@@ -59,7 +59,7 @@ def test_paper_preset_is_table_5():
     assert args.eval.num_episodes == 25 and args.frame_stack == 3 and args.lr_schedule == "cosine"
 
 
-# ---- The quantiser -------------------------------------------------------------------------------------------
+# ---- The quantiser -----------------------------------------------------------------------------------------
 
 
 def test_fsq(short_file):
