@@ -43,7 +43,7 @@ TINY = dataclasses.replace(
 
 
 def parse(job: benchmark.Job):
-    return importlib.import_module(job.command[0].removesuffix(".py")).parse_args(job.command[1:])
+    return importlib.import_module(job.command[0].removesuffix(".py").replace("/", ".")).parse_args(job.command[1:])
 
 
 def arguments(job: benchmark.Job) -> dict:
