@@ -44,6 +44,9 @@ def test_training_writes_an_expert_and_continues(tmp_path, capsys):
         train(tmp_path, 6000, episode_length=200)
     checkpoint = torch.load(tmp_path / "cheetah-run.checkpoint.pt", weights_only=True)
     assert [point["step"] for point in checkpoint["curve"]] == [2000, 4000]
+    (tmp_path / "cheetah-run.checkpoint.pt").write_bytes(b"cut off")
+    with pytest.raises(SystemExit, match="error: .*checkpoint.pt cannot be read, remove it"):
+        train(tmp_path, 4000)
 
 
 def test_training_goes_on_from_a_shipped_policy(tmp_path):
@@ -55,7 +58,7 @@ def test_training_goes_on_from_a_shipped_policy(tmp_path):
         train_expert.load_expert(path).layers[-1] for path in (expert, tmp_path / "cheetah-run.npz")
     )
     assert all(np.array_equal(one, other) for one, other in zip(shipped, found, strict=True))
-    with pytest.raises(SystemExit, match="error: .*hidden-dim must be the same"):
+    with pytest.raises(SystemExit, match="error: .* must be of --task, SAC and --sac.hidden-dim"):
         train(tmp_path / "other", 2400, expert, hidden_dim=128)
 
 
