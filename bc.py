@@ -223,7 +223,7 @@ def train_actor(args, data, index, num_updates, stage, run):
 
 def action_error(args, policy, data):
     """MSE of a policy's actions on unseen videos, and over Var(a): 1 is what the mean action reaches."""
-    prediction, actions = infer_some(args, lambda obs, _: policy(obs), data, data.shuffle)
+    prediction, actions, _ = infer_some(args, lambda obs, _: policy(obs), data, data.shuffle)
     if not actions.isfinite().all():  # plain videos have none
         return {}
     mse = F.mse_loss(prediction, actions).item()
@@ -232,10 +232,11 @@ def action_error(args, policy, data):
 
 
 def infer_some(args, network, data, trajectories):
-    """z and actions of at most 50,000 transitions: the same ones for files of the same trajectories."""
+    """z, actions, expert_actions of at most 50,000 transitions: the same in twin files."""
     index = data.transitions(trajectories)
     index = index[permutation(len(index), 0, 0)[:50_000]]
-    return infer_all(args, network, data, index), data.actions[index].to(args.device)
+    z = infer_all(args, network, data, index)
+    return z, data.actions[index].to(args.device), data.expert_actions[index].to(args.device)
 
 
 @torch.no_grad()
@@ -282,7 +283,8 @@ def step_generator(seed, step, rank=0):
 def average_gradients(optim):
     """Averages the gradients of what is trained over all ranks, in one flat buffer."""
     if WORLD_SIZE > 1:
-        gradients = [parameter.grad for parameter in optim.param_groups[0]["params"]]
+        parameters = [parameter for group in optim.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= WORLD_SIZE
@@ -301,8 +303,9 @@ class Dataset:
 
     An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A): those of
     one task, the first file's or the given one; NaN in rows of others and of plain videos. The paper's files
-    hold unclipped means: actions of its tasks are clipped to [-1, 1], or not (--raw-actions). first, last,
-    trajectory: int64 (N,), ends and number of each frame's trajectory. shuffle: a fixed order of the
+    hold unclipped means: actions of its tasks are clipped to [-1, 1], or not (--raw-actions). expert_actions:
+    the same without the noise of collect_data.py --action-noise. first, last, trajectory: int64 (N,), ends
+    and number of each frame's trajectory. shuffle: a fixed order of the
     trajectories, whose beginnings are the label budgets. A file that is no dataset ends the script with one
     line.
     """
@@ -319,13 +322,12 @@ class Dataset:
             for number, path in enumerate(self.paths):
                 with h5py.File(path) as file:
                     trajectories += self.read(file, number, trajectories_per_file)
-            files, first_bytes, lengths, self.returns, states, actions = zip(*trajectories)
+            files, first_bytes, lengths, self.returns, *arrays = zip(*trajectories)
         except (OSError, KeyError, ValueError) as error:  # not there, truncated, something is missing
             raise SystemExit(f"error: {path} is no dataset as docs/data.md describes them: {error}")
 
         self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
-        self.states = join(states)
-        self.actions = join(actions)
+        self.states, self.actions, self.expert_actions = map(join, arrays)
         if self.task in BC_RETURNS and not args.raw_actions:
             outside = (self.actions.abs() > 1).sum().item()
             if outside > 0:
@@ -348,7 +350,7 @@ class Dataset:
         self.maps = [map_frames(path, self.device) for path in self.paths]
 
     def read(self, file, number, limit):
-        """Yields file, first byte and number of frames, return, states and actions of its trajectories."""
+        """Yields file, first byte and number of frames, return, and the arrays of each trajectory."""
         task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
         self.task = self.task or task
         self.attributes = self.attributes or dict(file.attrs)
@@ -366,7 +368,7 @@ class Dataset:
                     "uint8 (T, 64, 64, 3) and contiguous; h5repack -l CONTI IN OUT makes arrays contiguous"
                 )
             arrays = []
-            for kind in ("states", "actions"):
+            for kind in ("states", "actions", "expert_actions"):
                 array = torch.full((len(obs), 1), nan)
                 if task == self.task and kind in group:
                     array = torch.from_numpy(group[kind][:])
@@ -848,16 +850,26 @@ def load_videos(backgrounds, split, difficulty):
 
 
 def pick_rendering_backend():
-    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or Mesa, else OSMesa; a user's choice stands."""
+    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or Mesa, else OSMesa; tries a user's choice."""
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the worker: its threads only cost at 64×64
-    if "MUJOCO_GL" in os.environ:
-        return
-    probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
-    for backend in ("egl", "osmesa"):
-        os.environ["MUJOCO_GL"] = backend
-        if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
+    choices = [{"MUJOCO_GL": "egl"}, {"MUJOCO_GL": "osmesa"}]
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    if gpu.isdecimal():  # EGL would count from the machine's first GPU
+        choices.insert(0, {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": gpu})
+    probe = "from dm_control import mujoco; mujoco.Physics.from_xml_string('<mujoco/>').render(64, 64)"
+    reasons = []
+    for choice in choices:
+        variables = choice | os.environ
+        result = subprocess.run([sys.executable, "-c", probe], env=variables, capture_output=True, text=True)
+        if result.returncode == 0:
+            os.environ.update(variables)
             return
-    raise SystemExit("error: no OpenGL to render with: apt-get install libegl1 libopengl0, or libosmesa6")
+        last_line = result.stderr.strip().split("\n")[-1]
+        reasons.append(f"MUJOCO_GL={variables['MUJOCO_GL']}: {last_line}")
+    raise SystemExit(
+        f"error: no OpenGL to render with: {'; '.join(dict.fromkeys(reasons))}; apt-get install libegl1 "
+        "libopengl0, or libosmesa6, and leave MUJOCO_GL and PYOPENGL_PLATFORM unset"
+    )
 
 
 # ---- Evaluation --------------------------------------------------------------------------------------------
@@ -971,20 +983,22 @@ def play_episodes(pipe, episodes, frame_stack):
 
 def print_table(results):
     """What each label budget has reached: returns, normalised scores, errors of actions as MSE / Var(a)."""
-    print("\n| labelled | videos | return | score | policy's error | other errors |")
+    print("\n| labelled | videos | return | score | policy's error | other measures |")
     print("|---|---|---|---|---|---|")
     for number, budget in results["budgets"].items():
         measures = results.get("latent_actions", {}) | budget.get("latent_actions", {})
         measures |= budget.get("idm", {})
         error = f"{budget.get('action_mse_over_var', nan):.3f}"
         for videos in ("seen_videos", "unseen_videos", "environment"):
-            ending = f"_mse_over_var/{videos}"
-            errors = [f"{x.removesuffix(ending)} {measures[x]:.3f}" for x in measures if x.endswith(ending)]
+            others = []
+            for name, value in measures.items():
+                if name.endswith(f"/{videos}") and "_mse/" not in name:
+                    others.append(f"{name.split('/')[0].removesuffix('_mse_over_var')} {value:.3f}")
             played = budget.get(videos, {})
             returns = "{return_mean:.1f} ± {return_std:.1f}".format_map(played) if played else "–"
             score = f"{played['normalized_score']:.3f}" if "normalized_score" in played else "–"
-            if played or errors:
-                print(f"| {number} | {videos} | {returns} | {score} | {error} | {', '.join(errors)} |")
+            if played or others:
+                print(f"| {number} | {videos} | {returns} | {score} | {error} | {', '.join(others)} |")
 
 
 # ---- Main --------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ its seed and the MuJoCo state behind every picture.
 """
 
 import concurrent.futures
+import contextlib
 import fcntl
 import functools
 import itertools
@@ -35,11 +36,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import atan2, cos, hypot, pi, sin
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import gymnasium as gym
 import h5py
@@ -54,13 +56,14 @@ from tqdm import tqdm
 
 # ---- Arguments ---------------------------------------------------------------------------------------------
 
-Task = Literal["cheetah-run", "walker-run", "hopper-hop", "humanoid-walk"]
+TASKS = ("cheetah-run", "walker-run", "hopper-hop", "humanoid-walk")  # the paper's, with experts in experts/
 Difficulty = Literal["vanilla", "easy", "medium", "hard", "scale_easy_video_hard"]
 
 
 @dataclass
 class Args:
-    task: Task = "cheetah-run"  # dm_control task (Section 3)
+    task: str = "cheetah-run"
+    """a task of dm_control; the paper's are: cheetah-run, walker-run, hopper-hop, humanoid-walk"""
     difficulty: Difficulty = "scale_easy_video_hard"
     """none, or distractors of scale 0.1/0.2/0.3 with 4/8/60 videos; the paper's: scale 0.1 with 60 videos"""
     backgrounds: str = "procedural"
@@ -102,7 +105,7 @@ def play(env: gym.Env, policy, seed: int, length: int) -> tuple[dict[str, np.nda
     for _ in range(length):
         states = gym.spaces.flatten(env.env.observation_space, info)  # in the order that experts know
         states = states.astype(np.float32)
-        action = np.clip(policy(states), -1, 1).astype(np.float32)  # the bounds of all four tasks
+        action = np.clip(policy(states), env.action_space.low, env.action_space.high).astype(np.float32)
         steps["obs"].append(obs)
         steps["states"].append(states)
         steps["actions"].append(action)
@@ -148,6 +151,7 @@ def record_episode(
         for name, values in arrays.items():
             file.seek(offsets[name])
             file.write(values)
+    sync(path)  # before the journal names it: a machine may die at any moment
     return total
 
 
@@ -202,6 +206,7 @@ def create_dataset_file(path: Path, attributes: dict, seeds: list[int], lengths:
     try:
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, size)
+        sync(path)
     except OSError as error:  # a disk that is too small says so now, not at the last trajectory
         path.unlink()
         raise SystemExit(f"error: no room for {path} ({size / 1e9:.1f} GB): {error}")
@@ -215,6 +220,7 @@ def write_returns(path: Path, returns: dict[int, float]) -> np.ndarray:
             file[str(i)].attrs.modify("traj_return", value)
         file.attrs.modify("dataset_return", values.mean())
         file.attrs.modify("dataset_return_std", values.std())
+    sync(path)
     return values
 
 
@@ -275,7 +281,7 @@ def record_episodes(pool, recording: Recording, seeds: list[int], partial: Path,
                 job = pool.submit(record_episode, recording, i, seed, partial, offsets)
                 jobs[job] = i
 
-    bar = tqdm(total=sum(lengths), desc=f"{recording.split} file", unit="frame", unit_scale=True)
+    bar = Progress(total=sum(lengths), desc=f"{recording.split} file", unit="frame", unit_scale=True)
     bar.update(sum(lengths[i] for i in returns))
     try:
         for job in concurrent.futures.as_completed(jobs):
@@ -359,7 +365,7 @@ def collect(args: Args):
         "shard": args.shard,
         "expert": json.dumps(load_expert(expert_file).about),
     }
-    backgrounds = prepare_rendering(args)
+    backgrounds = background_folder(args)
     for split, number in (("train", args.num_trajectories), ("val", args.num_eval_trajectories)):
         file_attributes = attributes | {"split": split, "num_trajectories": number}
         record_dataset(args, file_attributes, backgrounds, expert_file=expert_file)
@@ -390,6 +396,39 @@ def end_with_parent():
     """A worker's thread: no worker outlives a main process that was killed."""
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+# ---- Progress and files ------------------------------------------------------------------------------------
+
+
+class Progress(tqdm):
+    """A progress bar; where stderr is no terminal, lines: the first, the last, and one every 10 s between."""
+
+    line_due = 0.0  # when the next line may come, seconds
+
+    def display(self, msg=None, pos=None):
+        closing = self.disable
+        if self.fp.isatty():
+            super().display(msg, pos)
+        elif closing or time.monotonic() >= self.line_due:
+            print(self, file=self.fp, end="" if closing else "\n", flush=True)  # tqdm ends the last one
+            self.line_due = time.monotonic() + 10
+
+
+def lock_file(file):
+    """Keeps other processes off an open file while this one has it; BlockingIOError if another does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:  # network disks may know no locks
+        print(f"warning: {file.name}: {error.strerror}: start no second process here", file=sys.stderr)
+
+
+def sync(path: Path):
+    """Waits until what was written into a file is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 # ---- Rendering again: the same physics, other distractors --------------------------------------------------
@@ -464,7 +503,7 @@ def read_source(path: Path) -> Source:
 
 def rerender(args: Args):
     source = read_source(args.rerender)
-    backgrounds = prepare_rendering(args)
+    backgrounds = background_folder(args)
     record_dataset(args, source.attributes, backgrounds, source=source)
 
 
@@ -495,15 +534,20 @@ def cut(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         yield np.stack(trajectory)
 
 
-def collect_videos(args: Args):
-    """--from-videos: files of action-free trajectories, of obs alone; every tenth video is for evaluation."""
-    root = args.from_videos.resolve()
+def find_plain_videos(root: Path) -> list[Path]:
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     if not files:
         suffixes = ", ".join(VIDEO_SUFFIXES)
-        raise SystemExit(f"error: --from-videos {args.from_videos}: no videos ({suffixes}) in this folder")
+        raise SystemExit(f"error: --from-videos {root}: no videos ({suffixes}) in this folder")
     for file in files:
-        next(read_video(file), None)  # one that is unreadable says so before anything is written
+        next(read_video(file), None)  # one that is unreadable says so
+    return files
+
+
+def collect_videos(args: Args):
+    """--from-videos: files of action-free trajectories, of obs alone; every tenth video is for evaluation."""
+    root = args.from_videos.resolve()
+    files = find_plain_videos(root)
     eval_files = files[1::10]
     train_files = files.copy()
     del train_files[1::10]
@@ -529,7 +573,10 @@ def record_videos(path: Path, split: str, root: Path, videos: list[Path]):
     }
     num_trajectories = 0
     dropped = 0
-    with h5py.File(partial, "w") as data, tqdm(desc=f"{split} file", unit="frame", unit_scale=True) as bar:
+    with (
+        h5py.File(partial, "w") as data,
+        Progress(desc=f"{split} file", unit="frame", unit_scale=True) as bar,
+    ):
         data.attrs.update(attributes)
         for number, video in enumerate(videos):
             bar.set_postfix_str(f"video {number + 1} of {len(videos)}: {video.name}")
@@ -543,6 +590,7 @@ def record_videos(path: Path, split: str, root: Path, videos: list[Path]):
                 num_trajectories += 1
     if num_trajectories == 0:
         raise SystemExit(f"error: no video of {SHORTEST} frames for {path} in {root}")
+    sync(partial)
     partial.rename(path)
     ends = f"dropped {dropped} frames of ends below {SHORTEST}"
     print(f"{path}: {num_trajectories} trajectories of {len(videos)} videos; {ends}")
@@ -612,7 +660,7 @@ def preview_task(task: str, args: Args, backgrounds: Path, expert_file: Path, dr
 
 def preview(args: Args):
     """--preview: pictures of all tasks, of one trajectory of --task over time, and of its twins."""
-    backgrounds = prepare_rendering(args)
+    backgrounds = background_folder(args)
     draws = 0 if args.difficulty == "vanilla" else 3
     labels = ["no distractors"]
     for draw in range(draws):
@@ -620,10 +668,10 @@ def preview(args: Args):
     films = {}
     with worker_pool(args.num_workers) as pool:
         jobs = {}
-        for task in get_args(Task):
+        for task in dict.fromkeys((*TASKS, args.task)):
             expert_file = find_expert(args, task)
             jobs[task] = pool.submit(preview_task, task, args, backgrounds, expert_file, draws)
-        for task, job in tqdm(jobs.items(), desc="preview", unit="task"):
+        for task, job in Progress(jobs.items(), desc="preview", unit="task"):
             films[task] = job.result()
 
     tasks = np.stack([film[:, -1] for film in films.values()], axis=1)
@@ -805,21 +853,23 @@ def prepare_backgrounds(backgrounds: str, output: Path, num_workers: int) -> Pat
         for split, items in sources.items():
             (partial / split).mkdir(parents=True)
             videos = pool.map(make_video, items)
-            bar = tqdm(videos, total=len(items), desc=f"background videos, {split}", unit="video")
+            bar = Progress(videos, total=len(items), desc=f"background videos, {split}", unit="video")
             for i, video in enumerate(bar):
                 np.save(partial / split / f"{i:03d}.npy", video)
+                sync(partial / split / f"{i:03d}.npy")
     (partial / "sources.json").write_text(made_from)
+    sync(partial / "sources.json")
     partial.rename(folder)
     return folder
 
 
-def prepare_rendering(args: Args) -> Path:
-    """Finds an OpenGL, makes the background videos if there are none yet, and returns their folder."""
-    pick_rendering_backend()
+def background_folder(args: Args) -> Path:
+    """The folder of the background videos, which are made if there are none yet."""
     if args.difficulty == "vanilla":
         return args.output / "backgrounds"
     with open(args.output / ".lock-backgrounds", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # shards in one folder wait here for the one that makes the videos
+        with contextlib.suppress(OSError):  # of a disk without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)  # shards wait here for the one that makes the videos
         return prepare_backgrounds(args.backgrounds, args.output, args.num_workers)
 
 
@@ -829,9 +879,10 @@ def prepare_rendering(args: Args) -> Path:
 class Expert:
     """A trained policy that plays greedily: a small MLP in numpy.
 
-    __call__: states (..., S) → actions (..., A) float32 in [-1, 1]. The file is an .npz below 1 MB: weight_i,
-    bias_i, state_mean, state_std, and `about`, a JSON text that says how it was trained. Hidden units are
-    ReLUs, the output is a tanh.
+    __call__: states (..., S) → actions (..., A) float32 in [-1, 1]. mean: the same before clipping, which for
+    PPO's Gaussians lies far outside. The file is an .npz below 1 MB: weight_i, bias_i, state_mean, state_std,
+    and `about`, a JSON text that says how it was trained. Hidden units are ReLUs; the output is a tanh, or
+    linear where `about` has "output": "mean".
     """
 
     def __init__(self, arrays: dict[str, np.ndarray]):
@@ -843,12 +894,16 @@ class Expert:
             self.layers.append((arrays[f"weight_{i}"], arrays[f"bias_{i}"]))
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
+        return np.clip(self.mean(states), -1, 1)
+
+    def mean(self, states: np.ndarray) -> np.ndarray:
         x = (states.astype(np.float32) - self.state_mean) / self.state_std
         x = np.clip(x, -10, 10)
         for weight, bias in self.layers[:-1]:
             x = np.maximum(x @ weight.T + bias, 0)
         weight, bias = self.layers[-1]
-        return np.tanh(x @ weight.T + bias)
+        x = x @ weight.T + bias
+        return x if self.about.get("output") == "mean" else np.tanh(x)
 
 
 def load_expert(path: Path) -> Expert:
@@ -1054,16 +1109,26 @@ def load_videos(backgrounds, split, difficulty):
 
 
 def pick_rendering_backend():
-    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or Mesa, else OSMesa; a user's choice stands."""
+    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or Mesa, else OSMesa; tries a user's choice."""
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the worker: its threads only cost at 64×64
-    if "MUJOCO_GL" in os.environ:
-        return
-    probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
-    for backend in ("egl", "osmesa"):
-        os.environ["MUJOCO_GL"] = backend
-        if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
+    choices = [{"MUJOCO_GL": "egl"}, {"MUJOCO_GL": "osmesa"}]
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    if gpu.isdecimal():  # EGL would count from the machine's first GPU
+        choices.insert(0, {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": gpu})
+    probe = "from dm_control import mujoco; mujoco.Physics.from_xml_string('<mujoco/>').render(64, 64)"
+    reasons = []
+    for choice in choices:
+        variables = choice | os.environ
+        result = subprocess.run([sys.executable, "-c", probe], env=variables, capture_output=True, text=True)
+        if result.returncode == 0:
+            os.environ.update(variables)
             return
-    raise SystemExit("error: no OpenGL to render with: apt-get install libegl1 libopengl0, or libosmesa6")
+        last_line = result.stderr.strip().split("\n")[-1]
+        reasons.append(f"MUJOCO_GL={variables['MUJOCO_GL']}: {last_line}")
+    raise SystemExit(
+        f"error: no OpenGL to render with: {'; '.join(dict.fromkeys(reasons))}; apt-get install libegl1 "
+        "libopengl0, or libosmesa6, and leave MUJOCO_GL and PYOPENGL_PLATFORM unset"
+    )
 
 
 # ---- Main --------------------------------------------------------------------------------------------------
@@ -1082,14 +1147,45 @@ def parse_args(argv: list[str]) -> Args:
     return tyro.cli(Args, prog=prog, description=description, args=flags, default=preset)
 
 
+def refuse_bad_input(args: Args):
+    """Ends with one line before anything is made."""
+    limits = {"num_trajectories": 0, "num_eval_trajectories": 0, "num_workers": 1, "seed": 0}
+    for name, lowest in limits.items():
+        value = getattr(args, name)
+        if not lowest <= value < 2**31:
+            raise SystemExit(f"error: --{name.replace('_', '-')} {value}: from {lowest} to {2**31 - 1}")
+    parse_shard(args.shard)
+    if args.from_videos:
+        find_plain_videos(args.from_videos)
+        return
+    pick_rendering_backend()
+    if args.difficulty != "vanilla":
+        find_videos(args.backgrounds)
+    if args.rerender:
+        read_source(args.rerender)
+        return
+    from dm_control import suite  # not above: it binds to OpenGL when it is first imported
+
+    tasks = ["-".join(names) for names in suite.ALL_TASKS]
+    if args.task not in tasks:
+        raise SystemExit(f"error: --task {args.task}: dm_control has {', '.join(tasks)}")
+    path = find_expert(args, args.task)
+    expert = load_expert(path)
+    env = load_task(args.task)
+    sizes = (gym.spaces.flatdim(env.observation_space), *env.action_space.shape)
+    if (len(expert.state_mean), len(expert.layers[-1][1])) != sizes:
+        raise SystemExit(f"error: {path} plays another task than {args.task}")
+
+
 def main(args: Args):
+    refuse_bad_input(args)
     args.output.mkdir(parents=True, exist_ok=True)
     number, count = parse_shard(args.shard)
     lock_name = ".lock" if count == 1 else f".lock-{number}-of-{count}"
     with open(args.output / lock_name, "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock_file(lock)
+        except BlockingIOError:
             raise SystemExit(
                 f"error: another process collects in {args.output}; give another --output, or shards"
             )
@@ -1108,7 +1204,7 @@ if __name__ == "__main__":
         main(parse_args(sys.argv[1:]))
     except concurrent.futures.process.BrokenProcessPool:
         raise SystemExit(
-            "error: a worker process died (out of memory?); "
+            "error: a worker process died (out of memory, if it says nothing above: fewer --num-workers); "
             "the same command continues from the last trajectory"
         )
     except (KeyboardInterrupt, OSError) as error:  # a full disk, a folder without permission

@@ -1,8 +1,12 @@
 """collect_data.py: the format of its files, restarts and shards, trajectories rendered again, plain videos,
 pictures, and background videos."""
 
+import concurrent.futures
+import errno
 import fcntl
+import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +20,7 @@ import h5py
 import matplotlib
 import numpy as np
 import pytest
-from conftest import ROOT, beside, run
+from conftest import ROOT, beside
 from PIL import Image
 
 import collect_data
@@ -134,6 +138,72 @@ def test_killed_collection_ends_with_the_same_file(
         assert file.read_bytes() == (collected / file.name).read_bytes()
 
 
+class Here(concurrent.futures.Executor):
+    """Does at once and in this process what workers do."""
+
+    def __init__(self, num_workers):
+        pass
+
+    def submit(self, function, *args):
+        future = concurrent.futures.Future()
+        future.set_result(function(*args))
+        return future
+
+
+def test_a_machine_may_die_at_any_moment(collect_short, collect, tmp_path, monkeypatch):
+    """What the disk is told, in order: a trajectory's frames before the journal names it, a whole file before
+    it is renamed."""
+    calls = []
+    fsync, rename = os.fsync, os.rename
+
+    def journal_lines(path: Path) -> int:
+        journal = path.with_name(f"{path.name}.jsonl")
+        return journal.read_text().count("]") if journal.exists() else -1
+
+    def recorded_fsync(file):
+        path = Path(os.readlink(f"/proc/self/fd/{file}"))
+        fsync(file)
+        calls.append(("fsync", path.name, journal_lines(path)))
+
+    def recorded_rename(source, target):
+        calls.append(("rename", Path(source).name, journal_lines(Path(source))))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "rename", recorded_rename)
+    monkeypatch.setattr(collect_short, "worker_pool", Here)
+    collect(tmp_path, *NUMBERS)
+    name = NAME.format("train") + ".partial"
+    file_calls = [(call, lines) for call, file, lines in calls if file == name]
+    assert [call for call, _ in file_calls] == [*["fsync"] * 5, "rename"]
+    # the empty file before there is a journal, frames before their line, the whole file before its name
+    assert [lines for _, lines in file_calls] == [-1, 0, 0, 0, 3, 3]
+    collect_short.worker_env.cache_clear()
+
+
+def test_background_videos_are_on_disk_before_their_folder_has_its_name(
+    collect_short, frames, tmp_path, monkeypatch
+):
+    calls = []
+    fsync, rename = os.fsync, os.rename
+
+    def recorded_fsync(file):
+        calls.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        fsync(file)
+
+    def recorded_rename(source, target):
+        calls.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "rename", recorded_rename)
+    monkeypatch.setattr(collect_short, "worker_pool", Here)
+    folder = collect_short.prepare_backgrounds(str(frames), tmp_path, num_workers=1)
+    files = [path.name for path in folder.rglob("*") if path.is_file()]
+    assert len(files) == 6 and calls[-1] == "rename"
+    assert sorted(calls[:-1]) == sorted(files)
+
+
 def test_other_settings_do_not_overwrite(collect, collected):
     before = {path: path.stat().st_mtime for path in collected.glob("*.hdf5")}
     with pytest.raises(SystemExit, match="error: .* exists and differs in seed"):
@@ -166,7 +236,7 @@ def test_shards_hold_the_trajectories_of_the_whole(collect, collected, tmp_path)
     ).exists()  # its name is the training shard's with val for train
 
 
-@pytest.mark.parametrize("shard", ["0/2", "3/2", "half", "1/", "1/2/3"])
+@pytest.mark.parametrize("shard", ["0/2", "half", "1/", "1/2/3"])
 def test_bad_shard(shard):
     with pytest.raises(SystemExit, match=f"error: --shard {shard}: give k/n"):
         collect_data.parse_shard(shard)
@@ -318,6 +388,40 @@ def test_twins_of_a_preview_show_the_same_physics(data_folder, frames):
     assert plain.shape == (250, 64, 64, 3) and np.array_equal(plain, twin)
 
 
+# ---- Progress ----------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def watch(file: io.StringIO, monkeypatch) -> str:
+    """What a bar of 100 steps, one each second, writes."""
+    now = iter(range(10**6))
+    second = next(now)
+    monkeypatch.setattr(collect_data.time, "monotonic", lambda: second)
+    bar = collect_data.Progress(range(100), "lam", 100, unit="update", file=file, mininterval=0)
+    for step in bar:
+        second = next(now)
+        bar.set_postfix_str(f"loss {step}")
+    return file.getvalue()
+
+
+def test_progress_in_a_file_is_a_line_each_ten_seconds(monkeypatch):
+    lines = watch(io.StringIO(), monkeypatch).split("\n")
+    assert lines.pop() == ""  # the last one is whole, too
+    assert all(line.startswith("lam: ") and "\r" not in line for line in lines)
+    steps = [int(re.search(r"(\d+)/100", line)[1]) for line in lines]
+    assert steps == [0, *range(9, 100, 10), 100] and "loss 99" in lines[-1]
+    assert all(re.search(r"<\d\d:\d\d, .*update/s", line) for line in lines[1:])  # time left and speed
+
+
+def test_progress_in_a_terminal_is_one_line(monkeypatch):
+    text = watch(Terminal(), monkeypatch)
+    assert text.count("\n") == 1 and text.count("\r") > 100 and "100/100" in text
+
+
 # ---- Plain videos ------------------------------------------------------------------------------------------
 
 
@@ -399,9 +503,19 @@ def test_unreadable_video_is_named(collect_videos, tmp_path):
     assert not list((tmp_path / "data").glob("*.hdf5*"))
 
 
-def test_folder_without_videos(collect_videos, tmp_path):
-    with pytest.raises(SystemExit, match=r"error: .*no videos \(\.mp4"):
-        collect_videos(tmp_path, tmp_path / "data")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
+def test_a_disk_without_locks_is_a_warning(number, collect_videos, tmp_path, monkeypatch, capsys):
+    """As Lustre and NFS answer; the folder is worked in nevertheless."""
+
+    def flock(file, how):
+        raise OSError(number, os.strerror(number))
+
+    make_video(tmp_path / "videos" / "a.mp4", 30, 0)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    collect_videos(tmp_path / "videos", tmp_path / "data")
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and os.strerror(number) in warnings[0] and "data/.lock" in warnings[0]
+    assert (tmp_path / "data" / "videos__videos__train.hdf5").exists()
 
 
 # ---- Background videos -------------------------------------------------------------------------------------
@@ -477,31 +591,96 @@ def test_procedural_videos_are_textures_in_motion():
         (["--backgrounds", "empty"], "no folders of frames"),
         (["--expert", "nobody.npz"], "error: no expert nobody.npz"),
         (["--expert", "text.npz"], "error: text.npz is not an expert file"),
+        (["--task", "fish-swim"], "experts/fish-swim.npz; experts/train_expert.py trains one"),
+        (["--task", "fish-fly"], "error: --task fish-fly: dm_control has acrobot-swingup, "),
+        (["--task", "fish"], "error: --task fish: dm_control has "),
+        (
+            ["--task", "walker-run", "--expert", "cheetah.npz"],
+            "cheetah.npz plays another task",
+        ),
+        (["--num-workers", "0"], "error: --num-workers 0: from 1 to"),
+        (["--num-trajectories", "-1"], "error: --num-trajectories -1: from 0 to"),
+        (["--num-eval-trajectories", "-5"], "error: --num-eval-trajectories -5: from 0 to"),
+        (["--seed", "-1"], "error: --seed -1: from 0 to"),
+        (["--seed", str(2**64)], "error: --seed 18446744073709551616: from 0 to"),
+        (["--shard", "3/2"], "error: --shard 3/2"),
+        (["--rerender", "nowhere.hdf5"], "error: --rerender nowhere.hdf5: not a whole dataset"),
+        (["--from-videos", "empty"], "no videos (.mp4"),
     ],
 )
 def test_bad_input_gets_one_line(words, message, tmp_path, monkeypatch):
+    """And nothing is made."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.npz").write_text("text")
+    (tmp_path / "cheetah.npz").symlink_to(ROOT / "experts/cheetah-run.npz")
     with pytest.raises(SystemExit) as error:
         collect_data.main(collect_data.parse_args(["demo", "--output", str(tmp_path / "data"), *words]))
-    assert (
-        message in str(error.value)
-        and "\n" not in str(error.value)
-        and not list(tmp_path.glob("data/*.hdf5"))
-    )
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "data").exists()
 
 
-def test_no_opengl_names_the_package(tmp_path):
+@pytest.fixture
+def variables(monkeypatch) -> dict:
+    """The environment's variables, to be changed; none of them says how to render."""
+    values = dict(os.environ)
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID", "CUDA_VISIBLE_DEVICES", "DISPLAY"):
+        values.pop(name, None)
+    monkeypatch.setattr(os, "environ", values)
+    return values
+
+
+@pytest.mark.parametrize(
+    "preset,reason",
+    [
+        ({"MUJOCO_GL": "glfw"}, "FatalError: an OpenGL platform library has not been loaded"),  # no display
+        ({"MUJOCO_GL": "nonsense"}, "RuntimeError: Environment variable MUJOCO_GL must be one of"),
+        ({"MUJOCO_GL": "disabled"}, "RuntimeError: No OpenGL rendering backend is available"),
+        (
+            {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "glx"},
+            "PYOPENGL_PLATFORM environment variable is",
+        ),
+        (
+            {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "99"},
+            "MUJOCO_EGL_DEVICE_ID must be an integer",
+        ),
+    ],
+)
+def test_a_users_backend_is_tried(preset, reason, variables):
+    """One line, with the variable and the backend's own last line."""
+    variables |= preset
+    with pytest.raises(SystemExit) as error:
+        collect_data.pick_rendering_backend()
+    message = str(error.value)
+    assert message.count(f"MUJOCO_GL={preset['MUJOCO_GL']}: ") == 1 and reason in message
+    assert "\n" not in message and variables.items() >= preset.items()
+
+
+@pytest.mark.parametrize(
+    "preset,device",
+    [
+        ({}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0,5"}, "0"),
+        ({"CUDA_VISIBLE_DEVICES": "99"}, None),  # EGL does not know it
+        ({"CUDA_VISIBLE_DEVICES": "GPU-8932f937"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "99", "MUJOCO_EGL_DEVICE_ID": "0"}, "0"),
+    ],
+)
+def test_rendering_takes_the_gpu_of_the_run(preset, device, variables):
+    variables |= preset
+    collect_data.pick_rendering_backend()
+    assert variables["MUJOCO_GL"] == "egl" and variables.get("MUJOCO_EGL_DEVICE_ID") == device
+
+
+def test_no_opengl_names_the_package(variables, tmp_path):
     """Where neither EGL nor OSMesa starts, one line says which Debian package to install."""
-    broken = "import sys\nsys.modules['mujoco.egl'] = sys.modules['mujoco.osmesa'] = None\n"
+    broken = "import sys\n"
+    for name in ("egl", "osmesa"):
+        broken += f"sys.modules['dm_control._render.pyopengl.{name}_renderer'] = None\n"
     (tmp_path / "sitecustomize.py").write_text(broken)  # importing them fails
-    environment = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"} | {
-        "PYTHONPATH": str(tmp_path)
-    }
-    result = run("collect_data.py", "demo", "--output", tmp_path / "data", env=environment)
-    assert (
-        result.returncode != 0
-        and "apt-get install libegl1" in result.stderr
-        and "Traceback" not in result.stderr
-    )
+    variables["PYTHONPATH"] = str(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        collect_data.pick_rendering_backend()
+    message = str(error.value)
+    assert "apt-get install libegl1" in message and "\n" not in message
+    assert message.index("MUJOCO_GL=egl: ModuleNotFoundError") < message.index("MUJOCO_GL=osmesa: ModuleNot")

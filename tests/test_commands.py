@@ -84,7 +84,6 @@ def test_a_wrong_preset_gets_one_line(script):
 
 
 @pytest.mark.parametrize("script,flags,message", [
-    ("collect_data.py", ["--task", "fish-swim"], "fish-swim"),
     ("collect_data.py", ["--difficulty", "nightmare"], "nightmare"),
     ("collect_data.py", ["--num-trajectories", "many"], "many"),
     ("laom.py", ["--lam.quantizer", "vq"], "vq"),
