@@ -292,7 +292,8 @@ def train_lam(args, data, stage, run):
     lam = LAM(cfg, args.frame_stack)
     lam.to(args.device, memory_format=torch.channels_last)
     probes = Probes(cfg.latent_action_dim, lam.encoder.flat_dim, data).to(args.device)
-    optim = torch.optim.Adam([*lam.parameters(), *probes.parameters()], fused=True)
+    parts = [{"params": lam.parameters()}, {"params": probes.parameters()}]  # the probes' rate is constant
+    optim = torch.optim.Adam(parts, cfg.learning_rate, fused=True)
     if args.compile:
         for network in (lam.idm_encoder, lam.encoder, lam.decoder):
             network.compile()
@@ -424,18 +425,22 @@ def held_out_probe(args, lam, data, eval_data):
     results = {}
     fitted, held_out = np.split(data.shuffle, [-max(1, len(data.shuffle) // 5)])
     tests = (("seen_videos", data, held_out), ("unseen_videos", eval_data, eval_data.shuffle))
-    for kind, network in (("blind_probe", lambda obs, _: lam(obs, obs)), ("action_probe", lam)):
-        predict = fit_ridge(*infer_some(args, network, data, fitted))
+    kinds = (("blind_", "blind_probe", lambda obs, _: lam(obs, obs)), ("", "action_probe", lam))
+    for prefix, probe, network in kinds:
+        train = infer_some(args, network, data, fitted)
+        predict = fit_ridge(*train[:2])
         for videos, source, trajectories in tests:
-            z, actions = infer_some(args, network, source, trajectories)
-            results |= action_errors(kind, videos, predict(z), actions)
+            test = infer_some(args, network, source, trajectories)
+            z, actions, _ = test
+            results |= action_errors(probe, videos, predict(z), actions)
+            results |= perturbation_errors(prefix, videos, train, test)
     results["effective_rank"] = effective_rank(z)
     return results
 
 
 def action_error(args, policy, data):
     """MSE of a policy's actions on unseen videos, and over Var(a): 1 is what the mean action reaches."""
-    prediction, actions = infer_some(args, lambda obs, _: policy(obs), data, data.shuffle)
+    prediction, actions, _ = infer_some(args, lambda obs, _: policy(obs), data, data.shuffle)
     if not actions.isfinite().all():  # plain videos have none
         return {}
     mse = F.mse_loss(prediction, actions).item()
@@ -444,10 +449,11 @@ def action_error(args, policy, data):
 
 
 def infer_some(args, network, data, trajectories):
-    """z and actions of at most 50,000 transitions: the same ones for files of the same trajectories."""
+    """z, actions, expert_actions of at most 50,000 transitions: the same in twin files."""
     index = data.transitions(trajectories)
     index = index[permutation(len(index), 0, 0)[:50_000]]
-    return infer_all(args, network, data, index), data.actions[index].to(args.device)
+    z = infer_all(args, network, data, index)
+    return z, data.actions[index].to(args.device), data.expert_actions[index].to(args.device)
 
 
 def fit_ridge(z, actions):
@@ -459,6 +465,29 @@ def fit_ridge(z, actions):
     gram.diagonal().add_(1e-4 * gram.diagonal().mean() + 1e-12)
     weight = torch.linalg.solve(gram, centered.T @ (actions - action_mean).double()).float()
     return lambda z: (z - z_mean) @ weight + action_mean
+
+
+def perturbation_errors(kind, videos, fitted, held_out):
+    """Whether z tells what was added to the expert's action, which its pose does not; {} if nothing was.
+
+    perturbation_r2: R² of actions - expert_actions from z and expert_actions, beyond that from expert_actions
+    alone (clipping): 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. By ridge regression from
+    fitted to held_out, each z (N, Z), actions and expert_actions (N, A).
+    """
+    z, actions, plan = fitted
+    held_out_z, held_out_actions, held_out_plan = held_out
+    if not plan.isfinite().all() or not held_out_plan.isfinite().all():
+        return {}
+    from_both = fit_ridge(torch.cat([z, plan], 1), actions - plan)(torch.cat([held_out_z, held_out_plan], 1))
+    from_plan = fit_ridge(plan, actions - plan)(held_out_plan)
+    perturbation = held_out_actions - held_out_plan
+    unexplained = F.mse_loss(from_both, perturbation) / F.mse_loss(from_plan, perturbation)
+    plan_error = F.mse_loss(fit_ridge(z, plan)(held_out_z), held_out_plan)
+    plan_r2 = 1 - plan_error / held_out_plan.var(0, unbiased=False).mean()
+    return {
+        f"{kind}perturbation_r2/{videos}": 1 - unexplained.item(),
+        f"{kind}plan_r2/{videos}": plan_r2.item(),
+    }
 
 
 def action_errors(kind, videos, prediction, actions):
@@ -521,7 +550,8 @@ def step_generator(seed, step, rank=0):
 def average_gradients(optim):
     """Averages the gradients of what is trained over all ranks, in one flat buffer."""
     if WORLD_SIZE > 1:
-        gradients = [parameter.grad for parameter in optim.param_groups[0]["params"]]
+        parameters = [parameter for group in optim.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= WORLD_SIZE
@@ -541,8 +571,9 @@ class Dataset:
 
     An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A): those of
     one task, the first file's or the given one; NaN in rows of others and of plain videos. The paper's files
-    hold unclipped means: actions of its tasks are clipped to [-1, 1], or not (--raw-actions). first, last,
-    trajectory: int64 (N,), ends and number of each frame's trajectory. shuffle: a fixed order of the
+    hold unclipped means: actions of its tasks are clipped to [-1, 1], or not (--raw-actions). expert_actions:
+    the same without the noise of collect_data.py --action-noise. first, last, trajectory: int64 (N,), ends
+    and number of each frame's trajectory. shuffle: a fixed order of the
     trajectories, whose beginnings are the label budgets. A file that is no dataset ends the script with one
     line.
     """
@@ -559,13 +590,12 @@ class Dataset:
             for number, path in enumerate(self.paths):
                 with h5py.File(path) as file:
                     trajectories += self.read(file, number, trajectories_per_file)
-            files, first_bytes, first_masks, lengths, self.returns, states, actions = zip(*trajectories)
+            files, first_bytes, first_masks, lengths, self.returns, *arrays = zip(*trajectories)
         except (OSError, KeyError, ValueError) as error:  # not there, truncated, something is missing
             raise SystemExit(f"error: {path} is no dataset as docs/data.md describes them: {error}")
 
         self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
-        self.states = join(states)
-        self.actions = join(actions)
+        self.states, self.actions, self.expert_actions = map(join, arrays)
         if self.task in BC_RETURNS and not args.raw_actions:
             outside = (self.actions.abs() > 1).sum().item()
             if outside > 0:
@@ -590,7 +620,7 @@ class Dataset:
         self.mask_maps = [map_masks(frames) for frames in self.maps]
 
     def read(self, file, number, limit):
-        """Yields file, first byte and number of frames, return, states and actions of its trajectories."""
+        """Yields file, first byte and number of frames, return, and the arrays of each trajectory."""
         task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
         self.task = self.task or task
         self.attributes = self.attributes or dict(file.attrs)
@@ -611,7 +641,7 @@ class Dataset:
             if "mask" in group and (group["mask"].shape, group["mask"].dtype) == (obs.shape[:3], np.uint8):
                 first_mask = group["mask"].id.get_offset() or -1
             arrays = []
-            for kind in ("states", "actions"):
+            for kind in ("states", "actions", "expert_actions"):
                 array = torch.full((len(obs), 1), nan)
                 if task == self.task and kind in group:
                     array = torch.from_numpy(group[kind][:])
@@ -1106,16 +1136,26 @@ def load_videos(backgrounds, split, difficulty):
 
 
 def pick_rendering_backend():
-    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or Mesa, else OSMesa; a user's choice stands."""
+    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or Mesa, else OSMesa; tries a user's choice."""
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the worker: its threads only cost at 64×64
-    if "MUJOCO_GL" in os.environ:
-        return
-    probe = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
-    for backend in ("egl", "osmesa"):
-        os.environ["MUJOCO_GL"] = backend
-        if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0:
+    choices = [{"MUJOCO_GL": "egl"}, {"MUJOCO_GL": "osmesa"}]
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    if gpu.isdecimal():  # EGL would count from the machine's first GPU
+        choices.insert(0, {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": gpu})
+    probe = "from dm_control import mujoco; mujoco.Physics.from_xml_string('<mujoco/>').render(64, 64)"
+    reasons = []
+    for choice in choices:
+        variables = choice | os.environ
+        result = subprocess.run([sys.executable, "-c", probe], env=variables, capture_output=True, text=True)
+        if result.returncode == 0:
+            os.environ.update(variables)
             return
-    raise SystemExit("error: no OpenGL to render with: apt-get install libegl1 libopengl0, or libosmesa6")
+        last_line = result.stderr.strip().split("\n")[-1]
+        reasons.append(f"MUJOCO_GL={variables['MUJOCO_GL']}: {last_line}")
+    raise SystemExit(
+        f"error: no OpenGL to render with: {'; '.join(dict.fromkeys(reasons))}; apt-get install libegl1 "
+        "libopengl0, or libosmesa6, and leave MUJOCO_GL and PYOPENGL_PLATFORM unset"
+    )
 
 
 # ---- Evaluation --------------------------------------------------------------------------------------------
@@ -1229,20 +1269,22 @@ def play_episodes(pipe, episodes, frame_stack):
 
 def print_table(results):
     """What each label budget has reached: returns, normalised scores, errors of actions as MSE / Var(a)."""
-    print("\n| labelled | videos | return | score | policy's error | other errors |")
+    print("\n| labelled | videos | return | score | policy's error | other measures |")
     print("|---|---|---|---|---|---|")
     for number, budget in results["budgets"].items():
         measures = results.get("latent_actions", {}) | budget.get("latent_actions", {})
         measures |= budget.get("idm", {})
         error = f"{budget.get('action_mse_over_var', nan):.3f}"
         for videos in ("seen_videos", "unseen_videos", "environment"):
-            ending = f"_mse_over_var/{videos}"
-            errors = [f"{x.removesuffix(ending)} {measures[x]:.3f}" for x in measures if x.endswith(ending)]
+            others = []
+            for name, value in measures.items():
+                if name.endswith(f"/{videos}") and "_mse/" not in name:
+                    others.append(f"{name.split('/')[0].removesuffix('_mse_over_var')} {value:.3f}")
             played = budget.get(videos, {})
             returns = "{return_mean:.1f} ± {return_std:.1f}".format_map(played) if played else "–"
             score = f"{played['normalized_score']:.3f}" if "normalized_score" in played else "–"
-            if played or errors:
-                print(f"| {number} | {videos} | {returns} | {score} | {error} | {', '.join(errors)} |")
+            if played or others:
+                print(f"| {number} | {videos} | {returns} | {score} | {error} | {', '.join(others)} |")
 
 
 # ---- Main --------------------------------------------------------------------------------------------------
