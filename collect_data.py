@@ -911,9 +911,10 @@ def background_folder(args: Args) -> Path:
 class Expert:
     """A trained policy that plays greedily: a small MLP in numpy.
 
-    __call__: states (..., S) → actions (..., A) float32 in [-1, 1]. The file is an .npz below 1 MB: weight_i,
-    bias_i, state_mean, state_std, and `about`, a JSON text that says how it was trained. Hidden units are
-    ReLUs, the output is a tanh.
+    __call__: states (..., S) → actions (..., A) float32 in [-1, 1]. mean: the same before clipping, which for
+    PPO's Gaussians lies far outside. The file is an .npz below 1 MB: weight_i, bias_i, state_mean, state_std,
+    and `about`, a JSON text that says how it was trained. Hidden units are ReLUs; the output is a tanh, or
+    linear where `about` has "output": "mean".
     """
 
     def __init__(self, arrays: dict[str, np.ndarray]):
@@ -925,12 +926,16 @@ class Expert:
             self.layers.append((arrays[f"weight_{i}"], arrays[f"bias_{i}"]))
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
+        return np.clip(self.mean(states), -1, 1)
+
+    def mean(self, states: np.ndarray) -> np.ndarray:
         x = (states.astype(np.float32) - self.state_mean) / self.state_std
         x = np.clip(x, -10, 10)
         for weight, bias in self.layers[:-1]:
             x = np.maximum(x @ weight.T + bias, 0)
         weight, bias = self.layers[-1]
-        return np.tanh(x @ weight.T + bias)
+        x = x @ weight.T + bias
+        return x if self.about.get("output") == "mean" else np.tanh(x)
 
 
 def load_expert(path: Path) -> Expert:

@@ -39,11 +39,12 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from math import atan2, cos, hypot, isfinite, nan, pi, sin
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import lru_cache, partial
+from math import atan2, cos, hypot, nan, pi, sin
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import gymnasium as gym
 import h5py
@@ -54,6 +55,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 import tyro
 import wandb
+from PIL import Image
 from torch import nn
 from torchvision.ops import MLP
 from tqdm import tqdm
@@ -77,12 +79,11 @@ class LAMArgs:
     num_epochs: int = 10  # passes over all transitions
     batch_size: int = 512  # transitions per update
     labeled_batch_size: int = 128  # labelled transitions per update
-    labeled_loss_coef: float | None = None  # weight c of the labelled loss; else 0.01, cheetah-run 0.001
+    labeled_loss_coef: float | None = None  # c, weight of the labelled loss; else 0.01, cheetah-run 0.001
     learning_rate: float = 1e-4  # Adam's, after the warm-up
     warmup_epochs: float = 3  # epochs in which the learning rate rises linearly from zero
     future_obs_offset: int = 10  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (Section 4)
     latent_action_dim: int = 8192  # size of z
-    quantizer: Literal["none", "fsq"] = "none"  # of z: finite scalar quantisation to -1 and 1 (Figure 12c)
     encoder_scale: int = 6  # the encoder's three blocks have (16, 32, 32) times as many channels
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
     act_head_dim: int = 1024  # width of the IDM's layers
@@ -121,6 +122,7 @@ class EvalArgs:
 
     num_episodes: int = 25  # episodes per setting (seen videos, unseen videos)
     num_workers: int = os.cpu_count() or 1  # processes that simulate and render
+    env_id: str | None = None  # play in this Gymnasium environment; else in the data's task of dm_control
     backgrounds: str | None = None  # background videos, train/*.npy and val/*.npy; else the data's own
     reference_return: float | None = None  # counts as score 1; else Table 3's, BC on all labels
 
@@ -132,6 +134,7 @@ class Args:
     trajectories_per_file: int | None = None  # take so many from each file of the data (Figure 10: 1666)
     labeled_data: tuple[str, ...] = ()  # files with labels, else the data; perhaps of another task
     eval_data: tuple[str, ...] = ()  # files with unseen videos; else those named val beside the labelled
+    raw_actions: bool = False  # keep the labels of a released file as they are, unclipped means
     num_labeled_trajectories: tuple[int, ...] = (128,)
     """label budgets: the first n of one fixed shuffle"""
     seed: int = 0  # of weights, batches and augmentation
@@ -168,7 +171,7 @@ DEMO = Args(
         **SMALL,
         num_epochs=7,
         labeled_batch_size=64,
-        labeled_loss_coef=0.1,
+        labeled_loss_coef=0.0011,  # with Var(a) = 0.39 the weight of the MSE is 0.1
         learning_rate=1e-3,
         latent_action_dim=256,
         act_head_dim=256,
@@ -257,7 +260,6 @@ class LAM(nn.Module):
         self.idm = Head(2 * embedding_dim, 2 * embedding_dim, args.act_head_dim, z_dim)
         self.fdm = Head(embedding_dim + z_dim, z_dim, args.obs_head_dim, embedding_dim)
         self.action_head = nn.Linear(z_dim, action_dim)
-        self.quantizer = args.quantizer
         self.apply(init_weights)
 
     def embed(self, obs, future_obs):  # (B, 9, 64, 64) twice → e_t, e_{t+k} (B, E)
@@ -265,20 +267,13 @@ class LAM(nn.Module):
 
     def infer(self, obs_embedding, future_embedding):  # e_t, e_{t+k} (B, E) → z (B, Z)
         pair = torch.cat([obs_embedding, future_embedding], -1)
-        z = self.idm(pair, pair)
-        return quantize(z) if self.quantizer == "fsq" else z
+        return self.idm(pair, pair)
 
     def predict(self, obs_embedding, latent_action):  # e_t (B, E), z (B, Z) → e_{t+1} (B, E)
         return self.fdm(torch.cat([obs_embedding, latent_action], -1), latent_action)
 
     def forward(self, obs, future_obs):  # latent actions for relabelling: (B, Z)
         return self.infer(*self.embed(obs, future_obs))
-
-
-def quantize(z):
-    """Finite scalar quantisation to -1 and 1 (Mentzer et al., 2023); gradients pass straight through."""
-    z = torch.tanh(z.float())
-    return z + (torch.where(z > 0, 1.0, -1.0) - z).detach()
 
 
 class Probes(nn.Module):
@@ -328,13 +323,16 @@ def train_lam(args, data, labeled_data, labeled_index, stage, run):
     lam = LAM(cfg, args.frame_stack, labeled_data.actions.shape[1])
     lam.to(args.device, memory_format=torch.channels_last)
     probes = Probes(cfg.latent_action_dim, lam.encoder.flat_dim, data).to(args.device)
-    optim = torch.optim.Adam([*lam.parameters(), *probes.parameters()], fused=True)
+    parts = [{"params": lam.parameters()}, {"params": probes.parameters()}]  # the probes' rate is constant
+    optim = torch.optim.Adam(parts, cfg.learning_rate, fused=True)
     target = lam.encoder  # a stop-gradient alone (Appendix D)
     if cfg.target == "ema":
         target = copy.deepcopy(lam.encoder).requires_grad_(False)
     labeled_loss_coef = cfg.labeled_loss_coef
     if labeled_loss_coef is None:  # Table 7
         labeled_loss_coef = 0.001 if labeled_data.task == "cheetah-run" else 0.01
+    variance = labeled_data.actions.var(0).mean().item()
+    labeled_loss_coef *= paper_variance(labeled_data.task, variance) / variance  # its effect is the paper's
     if args.compile:
         for network in (lam.encoder, lam.idm, lam.fdm, target):
             network.compile()
@@ -402,6 +400,12 @@ def train_lam(args, data, labeled_data, labeled_index, stage, run):
             losses |= {"consistency_loss": consistency_loss, "labeled_mse": labeled_mse}
             run.log(step, optim, loss=loss, **losses)
     return lam
+
+
+def paper_variance(task, own_variance):
+    """Var(a) of the paper's labels, raw means of PPO; humanoid-walk's expert is bounded, as ours are."""
+    variances = {"cheetah-run": 35, "walker-run": 45, "hopper-hop": 28, "humanoid-walk": own_variance}
+    return variances.get(task, 35)
 
 
 # ---- Stage 2: behaviour cloning of latent actions ----------------------------------------------------------
@@ -493,22 +497,37 @@ def held_out_probe(args, lam, data, eval_data):
     results = {}
     fitted, held_out = np.split(data.shuffle, [-max(1, len(data.shuffle) // 5)])
     tests = (("seen_videos", data, held_out), ("unseen_videos", eval_data, eval_data.shuffle))
-    for kind, network in (("blind_probe", lambda obs, _: lam(obs, obs)), ("action_probe", lam)):
-        predict = fit_ridge(*infer_some(args, network, data, fitted))
+    kinds = (("blind_", "blind_probe", lambda obs, _: lam(obs, obs)), ("", "action_probe", lam))
+    for prefix, probe, network in kinds:
+        train = infer_some(args, network, data, fitted)
+        predict = fit_ridge(*train[:2])
         for videos, source, trajectories in tests:
-            z, actions = infer_some(args, network, source, trajectories)
-            results |= action_errors(kind, videos, predict(z), actions)
+            test = infer_some(args, network, source, trajectories)
+            z, actions, _ = test
+            results |= action_errors(probe, videos, predict(z), actions)
+            results |= perturbation_errors(prefix, videos, train, test)
             if network is lam:
                 results |= action_errors("action_head", videos, lam.action_head(z), actions)
     results["effective_rank"] = effective_rank(z)
     return results
 
 
+def action_error(args, policy, data):
+    """MSE of a policy's actions on unseen videos, and over Var(a): 1 is what the mean action reaches."""
+    prediction, actions, _ = infer_some(args, lambda obs, _: policy(obs), data, data.shuffle)
+    if not actions.isfinite().all():  # plain videos have none
+        return {}
+    mse = F.mse_loss(prediction, actions).item()
+    variance = actions.var(0, unbiased=False).mean().item()
+    return {"action_mse": mse, "action_mse_over_var": mse / variance}
+
+
 def infer_some(args, network, data, trajectories):
-    """z and actions of at most 50,000 transitions: the same ones for files of the same trajectories."""
+    """z, actions, expert_actions of at most 50,000 transitions: the same in twin files."""
     index = data.transitions(trajectories)
     index = index[permutation(len(index), 0, 0)[:50_000]]
-    return infer_all(args, network, data, index), data.actions[index].to(args.device)
+    z = infer_all(args, network, data, index)
+    return z, data.actions[index].to(args.device), data.expert_actions[index].to(args.device)
 
 
 def fit_ridge(z, actions):
@@ -520,6 +539,29 @@ def fit_ridge(z, actions):
     gram.diagonal().add_(1e-4 * gram.diagonal().mean() + 1e-12)
     weight = torch.linalg.solve(gram, centered.T @ (actions - action_mean).double()).float()
     return lambda z: (z - z_mean) @ weight + action_mean
+
+
+def perturbation_errors(kind, videos, fitted, held_out):
+    """Whether z tells what was added to the expert's action, which its pose does not; {} if nothing was.
+
+    perturbation_r2: R² of actions - expert_actions from z and expert_actions, beyond that from expert_actions
+    alone (clipping): 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. By ridge regression from
+    fitted to held_out, each z (N, Z), actions and expert_actions (N, A).
+    """
+    z, actions, plan = fitted
+    held_out_z, held_out_actions, held_out_plan = held_out
+    if not plan.isfinite().all() or not held_out_plan.isfinite().all():
+        return {}
+    from_both = fit_ridge(torch.cat([z, plan], 1), actions - plan)(torch.cat([held_out_z, held_out_plan], 1))
+    from_plan = fit_ridge(plan, actions - plan)(held_out_plan)
+    perturbation = held_out_actions - held_out_plan
+    unexplained = F.mse_loss(from_both, perturbation) / F.mse_loss(from_plan, perturbation)
+    plan_error = F.mse_loss(fit_ridge(z, plan)(held_out_z), held_out_plan)
+    plan_r2 = 1 - plan_error / held_out_plan.var(0, unbiased=False).mean()
+    return {
+        f"{kind}perturbation_r2/{videos}": 1 - unexplained.item(),
+        f"{kind}plan_r2/{videos}": plan_r2.item(),
+    }
 
 
 def action_errors(kind, videos, prediction, actions):
@@ -582,7 +624,8 @@ def step_generator(seed, step, rank=0):
 def average_gradients(optim):
     """Averages the gradients of what is trained over all ranks, in one flat buffer."""
     if WORLD_SIZE > 1:
-        gradients = [parameter.grad for parameter in optim.param_groups[0]["params"]]
+        parameters = [parameter for group in optim.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= WORLD_SIZE
@@ -599,11 +642,13 @@ FRAME_BYTES = IMG_HW * IMG_HW * 3
 class Dataset:
     """The trajectories of one or more HDF5 files. Frames stay in the files, mapped, or are copied to the GPU.
 
-    An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A), clipped
-    to [-1, 1] (the paper's files hold unclipped means): those of one task, the first file's or the given one;
-    NaN in rows of others and of plain videos. first, last, trajectory: int64 (N,), ends and number of each
-    frame's trajectory. shuffle: a fixed order of the trajectories, whose beginnings are the label budgets. A
-    file that is no dataset ends the script with one line.
+    An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A): those of
+    one task, the first file's or the given one; NaN in rows of others and of plain videos. The paper's files
+    hold unclipped means: actions of its tasks are clipped to [-1, 1], or not (--raw-actions). expert_actions:
+    the same without the noise of collect_data.py --action-noise. first, last, trajectory: int64 (N,), ends
+    and number of each frame's trajectory. shuffle: a fixed order of the
+    trajectories, whose beginnings are the label budgets. A file that is no dataset ends the script with one
+    line.
     """
 
     def __init__(self, patterns, args, task=None, trajectories_per_file=None, data_device="disk"):
@@ -618,13 +663,17 @@ class Dataset:
             for number, path in enumerate(self.paths):
                 with h5py.File(path) as file:
                     trajectories += self.read(file, number, trajectories_per_file)
-            files, first_bytes, lengths, self.returns, states, actions = zip(*trajectories)
+            files, first_bytes, lengths, self.returns, *arrays = zip(*trajectories)
         except (OSError, KeyError, ValueError) as error:  # not there, truncated, something is missing
-            raise SystemExit(f"error: {path} is no dataset as collect_data.py makes them: {error}")
+            raise SystemExit(f"error: {path} is no dataset as docs/data.md describes them: {error}")
 
         self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
-        self.states = join(states)
-        self.actions = join(actions).clamp(-1, 1)
+        self.states, self.actions, self.expert_actions = map(join, arrays)
+        if self.task in BC_RETURNS and not args.raw_actions:
+            outside = (self.actions.abs() > 1).sum().item()
+            if outside > 0:
+                print(f"{path}: {outside} of {self.actions.numel()} action values clipped to [-1, 1]")
+            self.actions.clamp_(-1, 1)
         self.has_actions = self.actions.isfinite().any()
         lengths = torch.tensor(lengths)
         ends = lengths.cumsum(0)
@@ -642,12 +691,15 @@ class Dataset:
         self.maps = [map_frames(path, self.device) for path in self.paths]
 
     def read(self, file, number, limit):
-        """Yields file, first byte and number of frames, return, states and actions of its trajectories."""
+        """Yields file, first byte and number of frames, return, and the arrays of each trajectory."""
         task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
         self.task = self.task or task
         self.attributes = self.attributes or dict(file.attrs)
-        self.difficulty = self.attributes["difficulty"]
-        for name in sorted(filter(str.isdigit, file), key=int)[:limit]:
+        self.difficulty = self.attributes.get("difficulty", "vanilla")
+        names = sorted(filter(str.isdigit, file), key=int)[:limit]
+        if not names:
+            raise ValueError('no trajectories: groups "0", "1", …')
+        for name in names:
             group = file[name]
             obs = group["obs"]
             first_byte = obs.id.get_offset()
@@ -657,12 +709,12 @@ class Dataset:
                     "uint8 (T, 64, 64, 3) and contiguous; h5repack -l CONTI IN OUT makes arrays contiguous"
                 )
             arrays = []
-            for kind in ("states", "actions"):
+            for kind in ("states", "actions", "expert_actions"):
                 array = torch.full((len(obs), 1), nan)
                 if task == self.task and kind in group:
                     array = torch.from_numpy(group[kind][:])
-                    if len(array) != len(obs) or not array.isfinite().all():
-                        raise ValueError(f"{kind} of trajectory {name} hold NaN, or are not as many as obs")
+                    if array.ndim != 2 or len(array) != len(obs) or not array.isfinite().all():
+                        raise ValueError(f"{kind} of trajectory {name}: not ({len(obs)}, D) finite numbers")
                 arrays.append(array)
             yield number, first_byte, len(obs), group.attrs.get("traj_return", nan), *arrays
 
@@ -797,7 +849,7 @@ class Run:
     """
 
     def __init__(self, args, data):
-        name = f"{data.task}__{SCRIPT.stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+        name = f"{data.task}__{SCRIPT.stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:8]}"
         self.args = args
         self.folder = args.resume or f"{args.runs}/{name}"
         self.checkpoint = {"stage": None, "results": {"budgets": {}}, "metrics_size": 0}
@@ -821,21 +873,38 @@ class Run:
             dist.barrier()  # all have read the checkpoint before the first rank writes another
         if RANK > 0:
             return
+        self.start_tracking(data)
         os.makedirs(self.folder, exist_ok=True)
         self.metrics = open(f"{self.folder}/metrics.jsonl", "a")  # noqa: SIM115 open as long as the process
         try:
-            fcntl.flock(self.metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock_file(self.metrics)
+        except BlockingIOError:
             raise SystemExit(f"error: another process works in {self.folder}")
         self.metrics.seek(self.checkpoint["metrics_size"])
         self.metrics.truncate()  # what was logged after the checkpoint comes again
-        arguments = asdict(args)
-        self.save("args.json", json.dumps(arguments, indent=2))
+        self.save("args.json", json.dumps(asdict(args), indent=2))
         self.save(SCRIPT.name, SCRIPT.read_text())
-        name = Path(self.folder).name
-        mode = "online" if args.track else "disabled"
-        wandb.init(project="latent-actions", id=name, resume="allow", mode=mode, config=arguments)
+        wandb.save(f"{self.folder}/{SCRIPT.name}", self.folder)
         print(f"run folder: {self.folder}")
+
+    def start_tracking(self, data):
+        """Weights & Biases, if wanted: the folder's name is the run's, updates of a stage are its steps."""
+        name = Path(self.folder).name
+        tags = [SCRIPT.stem, data.task, data.difficulty]
+        try:
+            wandb.init(
+                project="latent-actions",
+                id=name,
+                name=name,
+                group=f"{SCRIPT.stem} {data.task}",
+                tags=tags,
+                resume="allow",
+                mode=None if self.args.track else "disabled",
+                config=asdict(self.args),
+            )
+        except wandb.errors.UsageError as error:
+            raise SystemExit(f"error: --track: {error}")
+        wandb.define_metric("*", step_metric="step")
 
     def steps(self, stage, total, batch_size, **parts):
         """Yields the steps of a stage, from its checkpoint on; saves its parts when due or stopped.
@@ -858,7 +927,7 @@ class Run:
         saved_at = time.time()
         self.stage = stage
         self.batch_size = batch_size
-        self.bar = tqdm(range(first, total), stage, total, initial=first, unit="update", disable=RANK > 0)
+        self.bar = Progress(range(first, total), stage, total, initial=first, unit="update", disable=RANK > 0)
         for step in self.bar:
             yield step
 
@@ -889,8 +958,6 @@ class Run:
             f"{self.kind}/{name}": value.item() if torch.is_tensor(value) else value
             for name, value in values.items()
         }
-        if not all(map(isfinite, record.values())):
-            raise SystemExit(f"error: {self.stage}: not finite at step {step + 1}: {record}")
         self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:.0f} transitions/s")
         self.write_record({"stage": self.stage, "step": step + 1, **record})
 
@@ -906,6 +973,7 @@ class Run:
 
     def save_checkpoint(self, stage, step, parts):
         if RANK == 0:
+            os.fsync(self.metrics.fileno())
             checkpoint = {
                 "stage": stage,
                 "step": step,
@@ -926,25 +994,55 @@ class Run:
                     file.write(content.encode())
                 else:
                     torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())  # on the disk before it gets its name
         except (OSError, RuntimeError) as error:  # a full disk; torch.save hides the first in the second
             os.remove(f"{path}.partial")
             raise SystemExit(f"error: {path}: {error.__context__ or error}; what was saved before stands")
         os.replace(f"{path}.partial", path)
 
     def finish_budget(self, number, measures, returns):
-        """Keeps what a label budget has reached. returns: (2, episodes), with seen and with unseen videos."""
-        for videos, played in zip(("seen_videos", "unseen_videos"), returns):
+        """Keeps what a label budget has reached: measures, and returns (episodes,) by environment."""
+        for environment, played in returns.items():
             mean = played.mean().item()
-            measures[videos] = {
+            measures[environment] = {
                 "return_mean": mean,
                 "return_std": played.std().item(),
-                "normalized_score": mean / self.results["reference_return"],
                 "returns": played.tolist(),
             }
-            self.write_record({"stage": f"eval_{number}", f"eval/return_mean/{videos}": mean})
+            if self.results["reference_return"]:
+                measures[environment]["normalized_score"] = mean / self.results["reference_return"]
+            self.write_record({"stage": f"eval_{number}", f"eval/return_mean/{environment}": mean})
         self.results["budgets"][str(number)] = measures
         self.save("results.json", json.dumps(self.results, indent=2))
         self.save_checkpoint(None, 0, {})
+        wandb.run.summary.update(self.results)
+        for film in glob.glob(f"{self.folder}/rollout_{number}.gif"):
+            wandb.log({f"rollout_{number}": wandb.Video(film)})
+
+
+class Progress(tqdm):
+    """A progress bar; where stderr is no terminal, lines: the first, the last, and one every 10 s between."""
+
+    line_due = 0.0  # when the next line may come, seconds
+
+    def display(self, msg=None, pos=None):
+        closing = self.disable
+        if self.fp.isatty():
+            super().display(msg, pos)
+        elif closing or time.monotonic() >= self.line_due:
+            print(self, file=self.fp, end="" if closing else "\n", flush=True)  # tqdm ends the last one
+            self.line_due = time.monotonic() + 10
+
+
+def lock_file(file):
+    """Keeps other processes off an open file while this one has it; BlockingIOError if another does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:  # network disks may know no locks
+        print(f"warning: {file.name}: {error.strerror}: start no second process here", file=sys.stderr)
 
 
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------
@@ -1172,66 +1270,123 @@ BC_RETURNS = {  # of the paper's BC on all labels, with and without distractors 
 }
 
 
-def evaluate(args, data, actor, decoder, film):
-    """Returns of greedy episodes in the data's task, all in one batch: with seen and with unseen videos."""
+def find_environments(args, data):
+    """What policies will play in: functions that make it, by name. Refuses what would fail after hours.
+
+    Tasks of dm_control's suite with seen and with unseen videos, or --eval.env-id; empty if there is neither.
+    """
+    environments = {}
+    if args.eval.env_id:
+        environments["environment"] = partial(make_gym_env, args.eval.env_id)
+        try:
+            action_shape = gym.make(args.eval.env_id).action_space.shape
+        except gym.error.Error as error:
+            raise SystemExit(f"error: --eval.env-id: {error}")
+        if action_shape != data.actions.shape[1:]:
+            raise SystemExit(
+                f"error: --eval.env-id {args.eval.env_id}: its actions are not those of the data"
+            )
+    elif is_in_suite(data.task):
+        settings = (data.task, data.difficulty, args.eval.backgrounds)
+        for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
+            environments[name] = partial(make_env, *settings, split)
+            load_videos(args.eval.backgrounds, split, data.difficulty)
+    else:
+        print(f"no episodes: {data.task} is no task of dm_control's suite (--eval.env-id plays in Gymnasium)")
+    if environments:
+        pick_rendering_backend()
+    return environments
+
+
+def is_in_suite(task):
+    """Asked in another process, as importing dm_control binds this one to an OpenGL."""
+    load = "import sys; from dm_control import suite; suite.load(*sys.argv[1].split('-'))"
+    environ = os.environ | {"MUJOCO_GL": "disabled"}
+    answer = subprocess.run([sys.executable, "-c", load, task], env=environ, capture_output=True)
+    return answer.returncode == 0
+
+
+def make_gym_env(env_id):
+    """Any Gymnasium environment with Box actions, as pictures: uint8 (64, 64, 3)."""
+    env = gym.wrappers.AddRenderObservation(gym.make(env_id, render_mode="rgb_array"))
+    space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
+    return gym.wrappers.TransformObservation(env, shrink, space)
+
+
+def shrink(picture):
+    return np.asarray(Image.fromarray(picture).resize((IMG_HW, IMG_HW)))
+
+
+def evaluate(args, environments, policy, film):
+    """Returns of greedy episodes, all in one batch: (episodes,) for each environment, by name."""
+    if not environments:
+        return {}
     seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes)  # not the data's
-    episodes = list(itertools.product(("train", "val"), seeds.tolist()))
+    episodes = list(itertools.product(environments.values(), seeds.tolist()))
     parts = np.array_split(range(len(episodes)), min(args.eval.num_workers, len(episodes)))
     spawn = multiprocessing.get_context("spawn")
     pipes = []
     for part in parts:
         pipe, worker_pipe = spawn.Pipe()
-        settings = (worker_pipe, args, data.task, data.difficulty, [episodes[i] for i in part])
+        settings = (worker_pipe, [episodes[i] for i in part], args.frame_stack)
         spawn.Process(target=play_episodes, args=settings, daemon=True).start()
         worker_pipe.close()
         pipes.append(pipe)
-    returns = np.zeros(len(episodes))
     pictures = []
-    for step in tqdm(range(EPISODE_LENGTH + 1), "evaluation, seen and unseen videos", unit="step"):
+    for step in Progress(itertools.count(), "evaluation", EPISODE_LENGTH, unit="step"):
         answers = [pipe.recv() for pipe in pipes]
-        observations, rewards = map(np.concatenate, zip(*answers))
-        returns += rewards
+        observations, returns, over = map(np.concatenate, zip(*answers))
         if step % 4 == 0 and step < 400:  # two episodes with seen videos, two with unseen ones
             pictures.append(np.hstack(observations[[0, 1, -2, -1], -1]))
+        if over.all():
+            break
         with torch.no_grad(), args.autocast():
-            actions = decoder(actor(to_input(torch.from_numpy(observations), args)))
+            actions = policy(to_input(torch.from_numpy(observations), args)).float().cpu().numpy()
         for pipe, part in zip(pipes, parts):
-            pipe.send(actions[part].float().clamp(-1, 1).cpu().numpy())
+            pipe.send(actions[part])
     imageio.imwrite(film, np.stack(pictures).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
-    return np.split(returns, 2)
+    return dict(zip(environments, np.split(returns, len(environments))))
 
 
-def play_episodes(pipe, args, task, difficulty, episodes):
-    """A worker process: steps its environments together, sends (observations, rewards), receives actions."""
+def play_episodes(pipe, episodes, frame_stack):
+    """A worker process: steps its environments, sends (observations, returns, over), receives actions."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
     envs = []
     observations = []
-    for split, seed in episodes:
-        env = make_env(task, difficulty, args.eval.backgrounds, split)
-        envs.append(gym.wrappers.FrameStackObservation(env, args.frame_stack, padding_type="reset"))
+    for make, seed in episodes:
+        envs.append(gym.wrappers.FrameStackObservation(make(), frame_stack, padding_type="reset"))
         observations.append(envs[-1].reset(seed=seed)[0])
-    rewards = np.zeros(len(envs))
+    returns = np.zeros(len(envs))
+    over = np.zeros(len(envs), bool)
     with contextlib.suppress(EOFError, ConnectionError):  # the main process has ended
         while True:
-            pipe.send((observations, rewards))
-            steps = [env.step(action) for env, action in zip(envs, pipe.recv())]
-            observations, rewards, *_ = zip(*steps)
+            pipe.send((observations, returns, over))
+            actions = pipe.recv()
+            for i in np.flatnonzero(~over):
+                action = actions[i].clip(envs[i].action_space.low, envs[i].action_space.high)
+                observations[i], reward, terminated, truncated, _ = envs[i].step(action)
+                returns[i] += reward
+                over[i] = terminated or truncated
 
 
 def print_table(results):
     """What each label budget has reached: returns, normalised scores, errors of actions as MSE / Var(a)."""
-    print("\n| labelled | videos | return | score | errors |")
-    print("|---|---|---|---|---|")
+    print("\n| labelled | videos | return | score | policy's error | other measures |")
+    print("|---|---|---|---|---|---|")
     for number, budget in results["budgets"].items():
         measures = results.get("latent_actions", {}) | budget.get("latent_actions", {})
         measures |= budget.get("idm", {})
-        for videos in ("seen_videos", "unseen_videos"):
-            played = budget[videos]
-            ending = f"_mse_over_var/{videos}"
-            errors = [f"{x.removesuffix(ending)} {measures[x]:.3f}" for x in measures if x.endswith(ending)]
-            returns = f"{played['return_mean']:.1f} ± {played['return_std']:.1f}"
-            score = f"{played['normalized_score']:.3f}"
-            print(f"| {number} | {videos} | {returns} | {score} | {', '.join(errors)} |")
+        error = f"{budget.get('action_mse_over_var', nan):.3f}"
+        for videos in ("seen_videos", "unseen_videos", "environment"):
+            others = []
+            for name, value in measures.items():
+                if name.endswith(f"/{videos}") and "_mse/" not in name:
+                    others.append(f"{name.split('/')[0].removesuffix('_mse_over_var')} {value:.3f}")
+            played = budget.get(videos, {})
+            returns = "{return_mean:.1f} ± {return_std:.1f}".format_map(played) if played else "–"
+            score = f"{played['normalized_score']:.3f}" if "normalized_score" in played else "–"
+            if played or others:
+                print(f"| {number} | {videos} | {returns} | {score} | {error} | {', '.join(others)} |")
 
 
 # ---- Main --------------------------------------------------------------------------------------------------
@@ -1243,8 +1398,12 @@ def start_process(args):
     if mallopt:
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: whose end stays
-    if not HAS_GPU and "cpu" not in args.device or args.data_device == "gpu" and "cpu" in args.device:
-        raise SystemExit(f"error: --device {args.device} --data-device {args.data_device}: no GPU here")
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise SystemExit(f"error: --device {args.device}: {str(error).splitlines()[0]}")
+    if args.data_device == "gpu" and "cpu" in args.device:
+        raise SystemExit(f"error: --data-device gpu with --device {args.device}")
     if WORLD_SIZE > 1:
         if HAS_GPU:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -1271,7 +1430,25 @@ def parse_args(argv):
                 f"`python {own_script} --resume {args.resume}`, or give --accept-edited-script"
             )
         restore(args, json.loads(Path(f"{args.resume}/args.json").read_text()))
+    check_numbers(args)
     return args
+
+
+MAY_BE_ZERO = ("seed", "num_epochs", "warmup_epochs", "labeled_loss_coef", "checkpoint_minutes")
+
+
+def check_numbers(args, flag="--"):
+    """Refuses NaN, negative numbers, and zero where it has no meaning."""
+    for name, value in vars(args).items():
+        own_flag = flag + name.replace("_", "-")
+        if is_dataclass(value):
+            check_numbers(value, f"{own_flag}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if is_number and not number > 0 and not (number == 0 and name in MAY_BE_ZERO):
+                raise SystemExit(f"error: {own_flag} {number}: this must be more than zero")
+    if vars(args).get("num_epochs", 0) and args.warmup_epochs > args.num_epochs:
+        raise SystemExit(f"error: {flag}warmup-epochs {args.warmup_epochs}: the stage is over before that")
 
 
 OF_THIS_MACHINE = ("resume", "accept_edited_script", "device", "data_device", "compile", "num_workers")
@@ -1296,8 +1473,6 @@ def load_data(args):
     budgets = args.num_labeled_trajectories
     lam = args.lam
     batch_sizes = (lam.batch_size, lam.labeled_batch_size, args.bc.batch_size, args.decoder.batch_size)
-    if min(*budgets, *batch_sizes, args.eval.num_episodes, args.eval.num_workers, args.log_interval) < 1:
-        raise SystemExit("error: label budgets, sizes and numbers of episodes, workers, updates start at 1")
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
     if labeled_data.has_actions and labeled_data.actions.isnan().any():
@@ -1310,18 +1485,15 @@ def load_data(args):
         raise SystemExit(f"error: no evaluation file of {eval_data.task} beside {source}: --eval-data")
     videos = labeled_data.attributes.get("backgrounds", "backgrounds")
     args.eval.backgrounds = args.eval.backgrounds or f"{os.path.dirname(source)}/{videos}"
-    for split in ("train", "val"):
-        load_videos(args.eval.backgrounds, split, labeled_data.difficulty)
     return data, labeled_data, eval_data
 
 
 def main(args):
     start_process(args)
     data, labeled_data, eval_data = load_data(args)  # before the training, not after it
-    if labeled_data.task not in BC_RETURNS or not labeled_data.has_actions:
-        source = labeled_data.paths[0]
-        raise SystemExit(f"error: {source} holds no actions of one of the four tasks; give --labeled-data")
-    pick_rendering_backend()
+    if not labeled_data.has_actions:
+        raise SystemExit(f"error: {labeled_data.paths[0]} holds no actions; give --labeled-data")
+    environments = find_environments(args, labeled_data)
     run = Run(args, labeled_data)
     probed_data = data if data.actions.isfinite().all() else labeled_data
     for number in args.num_labeled_trajectories:
@@ -1335,8 +1507,10 @@ def main(args):
         actor = train_actor(args, data, lam, f"bc_{number}", run)
         decoder = train_decoder(args, labeled_data, index, actor, f"decoder_{number}", run)
         if RANK == 0:
-            returns = evaluate(args, labeled_data, actor, decoder, f"{run.folder}/rollout_{number}.gif")
-            run.finish_budget(number, {"latent_actions": latent_actions}, returns)
+            policy = nn.Sequential(actor, decoder)
+            measures = {"latent_actions": latent_actions, **action_error(args, policy, eval_data)}
+            returns = evaluate(args, environments, policy, f"{run.folder}/rollout_{number}.gif")
+            run.finish_budget(number, measures, returns)
     if RANK == 0:
         print_table(run.results)
 

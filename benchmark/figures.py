@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import run as benchmark
-from run import ALL_TASKS, CLEAN, DISTRACTORS, METHODS
+from run import ALL_TASKS, CLEAN, DISTRACTORS
 from stats import (
     PAPER_SMALL_Z,
     PAPER_SUPERVISION,
@@ -50,6 +50,7 @@ COLORS = {
     "laom": "#009e73",
     "laom_supervised": "#cc4411",
 }
+OTHER_COLORS = ["#aa3377", "#56b4e9", "#8b6914", "#7f3fbf"]  # of variants and quantisers, in turn
 SETTINGS = {DISTRACTORS: ("with distractors", "#cc4411"), CLEAN: ("without", "#0072b2")}
 STEPS = [
     "LAPO",
@@ -96,18 +97,21 @@ plt.rcParams.update(
 
 def draw_summary(bench: Benchmark, name: str):
     """Figures 1 and 15: each method's score at the largest label budget."""
-    difficulty = DISTRACTORS if name == "figure_01" else CLEAN
+    about = benchmark.list_figures(bench.scale)[name]
+    difficulty = DISTRACTORS if about.distractors else CLEAN
+    methods = about.distractors or about.clean
     most_labels = bench.scale.budgets[-1]
-    figure, (ax,) = begin(bench, name, width=5)
-    samples = {method: bench.scores(bench.find(method, difficulty), most_labels) for method in METHODS}
+    samples = {method: bench.scores(bench.find(method, difficulty), most_labels) for method in methods}
+    methods = [method for method in methods if method not in bench.scale.variants or samples[method]]
+    figure, (ax,) = begin(bench, name, width=len(methods))
     ticks = []
-    for x, method in enumerate(METHODS):
+    for x, method in enumerate(methods):
         if samples[method]:
-            bar(ax, x, samples[method], COLORS[method])
+            bar(ax, x, samples[method], color_of(bench, method))
         score = f"{center(samples[method]):.2f}" if samples[method] else "–"
-        ticks.append(score + "\n" + LABELS[method].replace("+", "+\n"))
-    ax.set_xticks(range(len(METHODS)), ticks)
-    tasks = tasks_of(bench, METHODS, difficulty)
+        ticks.append(score + "\n" + label_of(method).replace("+", "+\n"))
+    ax.set_xticks(range(len(methods)), ticks)
+    tasks = tasks_of(bench, methods, difficulty)
     name_score(ax, bench, tasks, [difficulty], f"{most_labels} labelled trajectories")
     if name == "figure_01":
         ratio = "–"
@@ -115,7 +119,7 @@ def draw_summary(bench: Benchmark, name: str):
             ratio = f"{center(samples['laom_supervised']) / max(center(samples['laom']), 1e-9):.1f}"
         label = f"paper: {PAPER_SCORE} of its BC on all labels; "
         label += f"LAOM+supervision / LAOM: {PAPER_SUPERVISION}, here {ratio}"
-        ax.plot(len(METHODS) - 1, PAPER_SCORE, **HOLLOW, label=label)
+        ax.plot(methods.index("laom_supervised"), PAPER_SCORE, **HOLLOW, label=label)
         unique_legend(figure, ax)
     return figure
 
@@ -165,13 +169,13 @@ def draw_curves(bench: Benchmark, name: str):
     figure, axes = begin(bench, name, len(panels))
     for ax, panel in zip(axes, panels):
         for i, (run_name, difficulty) in enumerate(about.runs):
-            label = LABELS[run_name]
+            label = label_of(run_name)
             style = {}
             if both:
                 label += f", {SETTINGS[difficulty][0]}"
             if both and difficulty == CLEAN:
                 style = {"linestyle": "--", "markerfacecolor": "white"}
-            color = COLORS.get(run_name.removesuffix("_cross"), "#aa3377")
+            color = color_of(bench, run_name)
             shift = 0.06 * (i - (len(about.runs) - 1) / 2)
             runs = [run for run in bench.find(run_name, difficulty) if run.task in panel]
             samples = {budget: bench.scores(runs, budget) for budget in budgets}
@@ -190,12 +194,14 @@ def draw_curves(bench: Benchmark, name: str):
 def draw_unseen(bench: Benchmark, name: str):
     """Figure 9a: error of what the labels have taught, on unseen videos."""
     figure, (ax,) = begin(bench, name)
-    for shift, run_name in ((-0.04, "idm"), (0.04, "laom_supervised")):
+    names = benchmark.list_figures(bench.scale)[name].distractors
+    for i, run_name in enumerate(names):
         samples = {}
         for budget in bench.scale.budgets:
             runs = [run for run in bench.find(run_name) if budget in run.budgets]
             samples[budget] = sample_of(runs, lambda run: run.labelled_error(budget, "unseen_videos"))
-        curve(ax, samples, COLORS[run_name], LABELS[run_name], shift)
+        shift = 0.08 * (i - (len(names) - 1) / 2)
+        curve(ax, samples, color_of(bench, run_name), label_of(run_name), shift)
     powers_of_two(ax, bench.scale.budgets, "labelled trajectories")
     ax.set_ylabel("error of the action, MSE / Var(a)")
     from_zero(ax)
@@ -360,6 +366,19 @@ def describe(bench: Benchmark, name: str, about: benchmark.Figure) -> str:
     if missing:
         words.append(f"not run: {missing}")
     return " · ".join(words)
+
+
+def label_of(run_name: str) -> str:
+    """What a figure calls a run: a variant by its own name."""
+    return LABELS.get(run_name, run_name)
+
+
+def color_of(bench: Benchmark, run_name: str) -> str:
+    if run_name.removesuffix("_cross") in COLORS:
+        return COLORS[run_name.removesuffix("_cross")]
+    variants = list(bench.scale.variants)
+    number = variants.index(run_name) if run_name in variants else 0
+    return OTHER_COLORS[number % len(OTHER_COLORS)]
 
 
 def bar(ax, x: float, sample: Sample, color: str, width: float = 0.7, label: str | None = None):

@@ -1,12 +1,14 @@
 """Measures what the first stage of a run has learned: its latent actions, and what its embedding holds.
 
-    python benchmark/measure.py runs/<run>                 # every LAM (or IDM) of the run
-    python benchmark/measure.py runs/<run>/lam_8.pt        # one of them
+    python benchmark/measure.py runs/<run>                  # every LAM (or IDM) of the run
+    python benchmark/measure.py runs/<run>/lam_8.pt         # one of them
+    python benchmark/measure.py runs/*laom* --only-missing  # those of several runs that are not measured yet
     python benchmark/measure.py runs/<run> --twin-data data/twins/cheetah-run__vanilla__val.hdf5 --reconstruct
 
-It EXECUTES the script that lies in the run's folder, so that a variant is measured like a method: measure
-only runs that you trust. Beside the weights <name>.pt it writes <name>.json, where table.py and plot.py find
-it, with --reconstruct <name>.png, and for a LAM that predicts pixels prediction.png in the run's folder.
+It EXECUTES the script that lies in a run's folder, so that a variant is measured like a method: measure only
+runs that you trust. Beside the weights <name>.pt it writes <name>.json, where table.py and plot.py find it,
+with --reconstruct <name>.png, and for a LAM that predicts pixels prediction.png in the run's folder. What
+fails does not stop the others: the end says it in a line each, and the exit status is 1.
 
 <kind>_mse/<videos>, <kind>_mse_over_var/<videos> (1 is what the mean action reaches) and
 <kind>_mse_over_var_per_dimension/<videos>: error of the true action, at k = 1, without augmentation, on at
@@ -15,7 +17,9 @@ Kinds: action_probe, ridge regression z → action fitted on four fifths of the 
 same from z of (obs, obs), for which the IDM has not seen what comes next: an expert's action can be guessed
 from obs alone, and what z owes to the change is the gap between the two (none for a good LAM either, where
 the next observation follows from obs, as an expert's without noise does); action_head and idm, the network's
-own answer, learned from the labelled trajectories (Figure 9a).
+own answer, learned from the labelled trajectories (Figure 9a), blind_idm that to (obs, obs).
+perturbation_r2/<videos>, plan_r2/<videos>, blind_…: where noise was added to the expert's actions, how much
+of it z tells beyond what the expert's action tells (0 nothing, 1 all), and R² of the expert's action from z.
 Videos: seen_videos, the last fifth of the trajectories in the fixed shuffle whose beginning is labelled;
 unseen_videos, those of the evaluation file; those of each twin, which is no_distractors if it has none.
 Where the labels are of another task than the videos, the trajectories are those of the labels' task.
@@ -30,11 +34,12 @@ the share of Var(z) that changes between the evaluation file and its twin, so wi
 
 What a script must define: LAM or IDM, a network (obs, future_obs) → z or action with an `encoder`; a LAM also
 predict(obs_embedding, z), and infer(obs_embedding, future_embedding) unless it has a pixel `decoder`;
-parse_args, load_data, Dataset (with observe and observe_pair), infer_some, action_errors, effective_rank;
-with a LAM fit_ridge; for --reconstruct batch_at, learning_rate, init_weights, ResidualBlock.
+parse_args, load_data, Dataset (with observe and observe_pair), infer_some, action_errors, fit_ridge,
+perturbation_errors, effective_rank; for --reconstruct batch_at, learning_rate, init_weights, ResidualBlock.
 An `action_head` of the network is measured, too.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -42,6 +47,7 @@ import importlib.util
 import inspect
 import json
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -56,8 +62,8 @@ NUM_PICTURES = 12  # columns of a picture
 
 @dataclasses.dataclass
 class Args:
-    path: tyro.conf.Positional[Path]
-    """a run's folder, whose script is executed, or one file of its weights, lam*.pt or idm*.pt"""
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """runs' folders, or weights in them, lam*.pt or idm*.pt; the runs' scripts are executed: trust them"""
     eval_data: tuple[str, ...] = ()
     """trajectories with unseen videos; the default is the run's own"""
     twin_data: tuple[str, ...] = ()
@@ -66,6 +72,8 @@ class Args:
     """train a pixel decoder on the frozen embedding and draw what it sees (Figure 11)"""
     num_updates: int = 1000
     """updates of the pixel decoder, of 64 observations each; the paper does not say how many"""
+    only_missing: bool = False
+    """leave out weights whose measures lie beside them: of twins and reconstructed, if these are asked for"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """where the networks live"""
 
@@ -77,32 +85,32 @@ def load_method(folder: Path, reconstruct: bool):
     """The run's script as it ran, as a module, if it defines what this program calls."""
     scripts = sorted(folder.glob("*.py"))
     if len(scripts) != 1 or not (folder / "args.json").exists():
-        raise SystemExit(f"error: {folder} is not a run's folder: a script and args.json are in it")
-    spec = importlib.util.spec_from_file_location(scripts[0].stem, scripts[0])
+        raise SystemExit("error: not a run's folder: a script and args.json are in it")
+    try:
+        json.loads((folder / "args.json").read_text())
+    except ValueError as error:
+        raise SystemExit(f"error: args.json is not whole: {error}")
+    spec = importlib.util.spec_from_file_location(str(scripts[0]), scripts[0])
     method = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = method
+    sys.modules[spec.name] = method  # where dataclasses look for their types
     spec.loader.exec_module(method)
 
+    name = scripts[0].name
     if not hasattr(method, "LAM") and not hasattr(method, "IDM"):
-        raise SystemExit(
-            f"error: {scripts[0]} defines neither LAM nor IDM: benchmark/measure.py measures these"
-        )
+        raise SystemExit(f"error: {name} defines neither LAM nor IDM: benchmark/measure.py measures these")
     needed = ["parse_args", "load_data", "Dataset"]
-    needed += ["infer_some", "action_errors", "effective_rank"]
-    if hasattr(method, "LAM"):
-        needed += ["fit_ridge"]
+    needed += ["infer_some", "action_errors", "effective_rank", "fit_ridge", "perturbation_errors"]
     if reconstruct:
         needed += ["batch_at", "learning_rate", "init_weights", "ResidualBlock"]
-    refuse_without(needed, method, scripts[0])
+    refuse_without(needed, method, name)
     return method
 
 
-def refuse_without(names: list[str], owner, what: str | Path):
+def refuse_without(names: list[str], owner, what: str):
     missing = [name for name in names if not hasattr(owner, name)]
     if missing:
-        raise SystemExit(
-            f"error: {what} does not define {', '.join(missing)}, which benchmark/measure.py needs"
-        )
+        listed = ", ".join(missing)
+        raise SystemExit(f"error: {what} does not define {listed}, which benchmark/measure.py needs")
 
 
 def load_network(method, args, weights: Path, action_dim: int) -> nn.Module:
@@ -120,8 +128,7 @@ def load_network(method, args, weights: Path, action_dim: int) -> nn.Module:
     try:
         network.load_state_dict(torch.load(weights, map_location=args.device, weights_only=True))
     except Exception as error:  # torch has many
-        reason = str(error).splitlines()[0]
-        raise SystemExit(f"error: {weights} holds no weights for this network: {reason}")
+        raise SystemExit(f"error: {weights.name} holds no whole weights of this network: {first_line(error)}")
     return network.requires_grad_(False)
 
 
@@ -140,22 +147,24 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
     def blind_network(obs, _):
         return network(obs, obs)
 
-    probe, blind_probe = None, None
-    if hasattr(method, "LAM"):
-        fitted = data.shuffle[:-num_held_out]
-        probe = method.fit_ridge(*method.infer_some(args, network, data, fitted))
-        blind_probe = method.fit_ridge(*method.infer_some(args, blind_network, data, fitted))
+    fitted = data.shuffle[:-num_held_out]
+    train = method.infer_some(args, network, data, fitted)
+    blind_train = method.infer_some(args, blind_network, data, fitted)
 
     results = {}
     for videos, (source, trajectories) in sources.items():
-        z, actions = method.infer_some(args, network, source, trajectories)
+        test = method.infer_some(args, network, source, trajectories)
+        blind_test = method.infer_some(args, blind_network, source, trajectories)
+        z, actions, _ = test
         predictions = {}
         if hasattr(method, "LAM"):
-            predictions["action_probe"] = probe(z)
-            blind_z, _ = method.infer_some(args, blind_network, source, trajectories)
-            predictions["blind_probe"] = blind_probe(blind_z)
-        else:
-            predictions["idm"] = z  # the action itself
+            predictions["action_probe"] = method.fit_ridge(*train[:2])(z)
+            predictions["blind_probe"] = method.fit_ridge(*blind_train[:2])(blind_test[0])
+        else:  # the action itself
+            predictions["idm"] = z
+            predictions["blind_idm"] = blind_test[0]
+        results |= method.perturbation_errors("", videos, train, test)
+        results |= method.perturbation_errors("blind_", videos, blind_train, blind_test)
         if hasattr(network, "action_head"):
             predictions["action_head"] = network.action_head(z)
         for kind, prediction in predictions.items():
@@ -178,7 +187,7 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
 def loss_ratios(method, args, lam: nn.Module, data) -> dict:
     """Whether the FDM needs z, and whether it predicts at all."""
     errors = functools.partial(prediction_errors, lam)
-    by_batch, _ = method.infer_some(args, errors, data, data.shuffle)
+    by_batch, *_ = method.infer_some(args, errors, data, data.shuffle)
     own, others, blind, no_change = by_batch.mean(0).tolist()
     return {
         "shuffled_loss_ratio": others / own,
@@ -292,20 +301,33 @@ def find_weights(path: Path) -> list[Path]:
         files = sorted([*path.glob("lam*.pt"), *path.glob("idm*.pt")])
     if not files or not all(file.exists() and file.name.startswith(("lam", "idm")) for file in files):
         wanted = "a run's folder with lam*.pt or idm*.pt, or one of these"
-        raise SystemExit(f"error: {path} is no finished first stage: give {wanted}")
+        raise SystemExit(f"error: no finished first stage: give {wanted}")
     return files
 
 
+def is_measured(weights: Path, measure_args: Args) -> bool:
+    """Whether what is asked for lies beside the weights."""
+    path = weights.with_suffix(".json")
+    measures = json.loads(path.read_text()) if path.exists() else {}
+    num_twins = sum(name.startswith("distractor_share/") for name in measures)
+    is_drawn = weights.with_suffix(".png").exists() or not measure_args.reconstruct
+    return bool(measures) and num_twins >= len(measure_args.twin_data) and is_drawn
+
+
 def load_twins(method, args, paths: tuple[str, ...], eval_data) -> list:
-    """The twins of the evaluation data, if they are."""
+    """The twins of the evaluation data, if they are: the same states and actions at the same times."""
     twins = [method.Dataset((path,), args) for path in paths]
     for twin in twins:
-        same_length = len(twin.last) == len(eval_data.last)
-        if not same_length or not torch.equal(twin.actions.nan_to_num(), eval_data.actions.nan_to_num()):
-            raise SystemExit(
-                f"error: {twin.paths[0]} is no twin of {eval_data.paths[0]}: its trajectories are others"
-            )
+        for name in ("last", "actions", "states"):
+            own, other = getattr(eval_data, name), getattr(twin, name)
+            if not torch.equal(own.nan_to_num(), other.nan_to_num()):
+                its, whose = twin.paths[0], eval_data.paths[0]
+                raise SystemExit(f"error: {its} is no twin of {whose}: its trajectories are others")
     return twins
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def keep_freed_memory():
@@ -316,9 +338,25 @@ def keep_freed_memory():
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: its end stays
 
 
-def main(measure_args: Args):
-    keep_freed_memory()
-    files = find_weights(measure_args.path)
+@contextlib.contextmanager
+def noted(path: Path, failures: list[str]):
+    """Goes on where a measure of the path fails, and notes it in a line; shows whole what nobody foresaw."""
+    try:
+        yield
+    except SystemExit as error:
+        failures.append(f"{path}: {first_line(error).removeprefix('error: ')}")
+    except Exception as error:
+        traceback.print_exc()
+        failures.append(f"{path}: {type(error).__name__}: {first_line(error)}")
+
+
+def measure_run(path: Path, measure_args: Args, failures: list[str]):
+    """Measures a run's LAMs or IDMs, or the one that is named."""
+    files = find_weights(path)
+    if measure_args.only_missing:
+        files = [file for file in files if not is_measured(file, measure_args)]
+    if not files:
+        return
     folder = files[0].parent
     method = load_method(folder, measure_args.reconstruct)
     args = method.parse_args(["--resume", str(folder)])
@@ -330,25 +368,43 @@ def main(measure_args: Args):
         data = labeled_data
     twins = load_twins(method, args, measure_args.twin_data, eval_data)
     for weights in files:
-        network = load_network(method, args, weights, labeled_data.actions.shape[1])
-        results = measure(method, args, network, data, eval_data, twins)
-        print(f"\n{weights}")
-        for name, value in results.items():
-            values = value if isinstance(value, list) else [value]
-            print(f"{name:62}", *[f"{x:.3f}" for x in values])
-        partial = weights.with_suffix(".json.partial")  # the file is there whole or not at all
-        partial.write_text(json.dumps(results, indent=2))
-        partial.replace(weights.with_suffix(".json"))
-        if hasattr(network, "decoder"):
-            draw_predictions(args, network, eval_data, folder / "prediction.png")
-        if measure_args.reconstruct:
-            picture = weights.with_suffix(".png")
-            reconstruct(method, args, network.encoder, data, eval_data, measure_args.num_updates, picture)
-            print(picture)
+        with noted(weights, failures):
+            network = load_network(method, args, weights, labeled_data.actions.shape[1])
+            write_measures(weights, measure(method, args, network, data, eval_data, twins))
+            if hasattr(network, "decoder"):
+                draw_predictions(args, network, eval_data, folder / "prediction.png")
+            if measure_args.reconstruct:
+                picture = weights.with_suffix(".png")
+                num_updates = measure_args.num_updates
+                reconstruct(method, args, network.encoder, data, eval_data, num_updates, picture)
+                print(picture)
+
+
+def write_measures(weights: Path, results: dict):
+    """Prints them, and puts them beside the weights, whole or not at all."""
+    print(f"\n{weights}")
+    for name, value in results.items():
+        values = value if isinstance(value, list) else [value]
+        print(f"{name:62}", *[f"{x:.3f}" for x in values])
+    partial = weights.with_suffix(".json.partial")
+    partial.write_text(json.dumps(results, indent=2))
+    partial.replace(weights.with_suffix(".json"))
+
+
+def main(measure_args: Args):
+    keep_freed_memory()
+    failures = []
+    for path in measure_args.paths:
+        with noted(path, failures):
+            measure_run(path, measure_args, failures)
+    if len(failures) == 1:
+        raise SystemExit(f"error: {failures[0]}")
+    if failures:
+        raise SystemExit("error: these failed:\n" + "\n".join(failures))
 
 
 if __name__ == "__main__":
     try:
         main(tyro.cli(Args, description=__doc__))
-    except (KeyboardInterrupt, OSError) as error:
-        raise SystemExit(f"error: {str(error) or 'interrupted'}")
+    except KeyboardInterrupt:
+        raise SystemExit("error: interrupted; with --only-missing the same command goes on")

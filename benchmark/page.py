@@ -9,13 +9,14 @@ import html
 import importlib
 import io
 import json
+from math import nan
 from pathlib import Path
 
 import h5py
 import numpy as np
 import run as benchmark
 import table
-from figures import LABELS, reconstructions
+from figures import label_of, reconstructions
 from PIL import Image
 from run import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, ROOT
 from stats import CLAIMS, PAPER_BC, Benchmark, Run, claim_row, load_run
@@ -66,7 +67,7 @@ def table_1(bench: Benchmark) -> Rows | None:
 def table_2(bench: Benchmark) -> Rows | None:
     """Time of each method."""
     rows = [["method", "time per run", "label budgets in it", "runs", "machine", "paper, H100"]]
-    for name, paper_time in PAPER_TIMES.items():
+    for name in [*PAPER_TIMES, *bench.scale.variants]:
         runs = [run for run in bench.find(name) if run.wall_clock()]
         if not runs:
             continue
@@ -75,7 +76,8 @@ def table_2(bench: Benchmark) -> Rows | None:
         time = f"{minutes // 60}h {minutes % 60}m"
         budgets = ", ".join(runs[0].results["budgets"])
         machines = ", ".join(sorted({clock["machine"] for clock in clocks}))
-        rows.append([LABELS[name], time, budgets, str(len(runs)), machines, paper_time])
+        paper_time = PAPER_TIMES.get(name, "–")
+        rows.append([label_of(name), time, budgets, str(len(runs)), machines, paper_time])
     return rows if len(rows) > 1 else None
 
 
@@ -162,7 +164,7 @@ def kind_of(run: Run) -> str:
     for name in METHODS:
         if name in run.names:
             return name
-    return min(run.names, default=run.folder.name)
+    return min(run.names, default=table.run_name(run.folder))
 
 
 def in_order(bench: Benchmark) -> list[Run]:
@@ -186,8 +188,8 @@ def run_rows(bench: Benchmark, runs: list[Run]) -> Rows:
         reference, _ = same_data.reference(run.task, run.difficulty)
         for _, _, number, *cells, score in table.rows(run.folder):
             if score != "–":
-                played = [run.played(number, videos) for videos in table.VIDEOS]
-                score = " | ".join(f"{evaluation['return_mean'] / reference:.2f}" for evaluation in played)
+                means = [run.played(number, videos).get("return_mean", nan) for videos in table.VIDEOS]
+                score = table.join([table.number(mean / reference, ".2f") for mean in means])
             rows.append([*run_cells(run), number, *cells, score])
     return rows
 
@@ -340,9 +342,10 @@ def run_card(run: Run) -> str:
     for number in ["all", *run.budgets[-1:]] if table.policy_is_trained(run.folder) else []:
         film = run.folder / f"rollout_{number}.gif"
         if film.exists():
-            seen, unseen = [run.played(number, videos)["return_mean"] for videos in table.VIDEOS]
-            caption = f"{number} labelled trajectories: above seen videos (return {seen:.0f}), "
-            pictures.append((small_film(film), "webp", f"{caption}below unseen ones ({unseen:.0f})"))
+            played = table.evaluations(run.results["budgets"].get(str(number), {}))
+            returns = [f"{name} {result['return_mean']:.0f}" for name, result in played.items()]
+            caption = f"{number} labelled trajectories; returns: {', '.join(returns).replace('_', ' ')}"
+            pictures.append((small_film(film), "webp", caption))
     for path in reconstructions(run):
         caption = f"{path.stem}: above true frames of unseen videos, below what its embedding holds"
         pictures.append((two_lines(path), "png", caption))

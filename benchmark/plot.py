@@ -9,9 +9,10 @@
 A run belongs to a figure if its arguments are those of benchmark/run.py at this scale, wherever it lies and
 whatever its folder is called (which trajectories it was given is not compared). A figure one of whose methods
 has not run is skipped, and the command that runs it is printed; means are over the tasks and seeds with which
-all have run. Writes benchmark/pictures/<scale>_figure_08.png and so on, and the page, a single
-runs/benchmark/<scale>.html; prints what all runs have measured, on seen and unseen videos, and each claim of
-the paper as a ratio with its interval.
+all have run. A variant that benchmark/run.py has run stands beside the methods, under its own name. Writes
+benchmark/pictures/<scale>_figure_08.png and so on, and the page, a single runs/benchmark/<scale>.html; prints
+what all runs have measured, on seen and unseen videos, and each claim of the paper as a ratio with its
+interval.
 
 Lines and bars are means over tasks, of means over seeds; dots are seeds; 95% intervals are bootstrapped over
 seeds and episodes, with three seeds too narrow (stats.py). Scores are returns over the mean return on seen
@@ -55,9 +56,9 @@ def draw(bench: Benchmark, name: str, figure: Figure, partial: bool, path: Path)
     """Draws a figure if enough of its runs are there, and says so."""
     make = f"python benchmark/run.py {name} --scale {bench.scale_name}"
     view = bench.only(figure)
-    names = {run_name for run_name, _ in figure.runs}
+    names = {run_name for run_name, _ in figure.runs} - set(bench.scale.variants)
     with_runs = {run_name for run_name, difficulty in figure.runs if bench.find(run_name, difficulty)}
-    enough = bool(view.runs) and (partial or with_runs == names)
+    enough = bool(view.runs) and (partial or names <= with_runs)
     drawing = DRAW[name](view, name) if enough else None
     if drawing is None:
         print(f"{name}: not drawn, runs are missing; {make}")
@@ -70,8 +71,8 @@ def draw(bench: Benchmark, name: str, figure: Figure, partial: bool, path: Path)
 
 
 def main(args: Args):
-    figures = benchmark.choose_figures(SCALES[args.scale], args.what)
     bench = Benchmark(args.scale, args.runs, args.videos)
+    figures = benchmark.choose_figures(bench.scale, args.what)
     output = args.output or ROOT / "benchmark" / "pictures"
     output.mkdir(parents=True, exist_ok=True)
     drawn, tables = {}, {}

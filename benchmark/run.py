@@ -4,6 +4,7 @@
     python benchmark/run.py figure_01 table_3 --scale mini   # figures share runs: each is done once
     python benchmark/run.py all --scale paper --dry-run      # prints the commands, one a line, and runs none
     python benchmark/run.py all --scale mini --tasks walker-run --seeds 0
+    python benchmark/run.py --script laom_cosine.py --like laom --scale mini    # a script of your own, alone
     python benchmark/plot.py --scale mini                    # draws what is finished
 
 SCALES, list_runs and list_figures below are the whole benchmark; `figure_09` means every entry that begins
@@ -12,14 +13,18 @@ run's own copy of the script, and starts the rest; Ctrl-C or SIGTERM stops it be
 run of a LAM or an IDM, benchmark/measure.py measures it. A run that fails does not stop the others: the end
 lists what failed, and the exit status is 1.
 
+A variant, any script by its path, gets the sizes of the method that --like names, at every scale. With
+figures it runs beside their methods, where the method that it is like does; plot.py then shows it under its
+own name.
+
 Files: --runs/<scale>/<name>[__vanilla]/<run>/, what the scripts and measure.py write, and wall_clock.json:
-seconds of each session, machine, date.
+seconds of each session, machine, date, and of a variant its script and what it is like.
 """
 
 import dataclasses
 import datetime
 import functools
-import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -60,7 +65,8 @@ class Scale:
     original_dim: int  # size of the original LAPO's z
     smaller_dims: tuple[int, ...]  # sizes of z in Figures 9 and 12, beside the method's own
     laom_augments: bool  # whether LAOM augments unless a flag says otherwise
-    methods: dict[str, str]  # method → its script, preset and what differs from the preset
+    methods: dict[str, str]  # method or variant → its script, preset and what differs from the preset
+    variants: dict[str, str] = dataclasses.field(default_factory=dict)  # variant → method that it is like
 
 
 PAPER = Scale(
@@ -135,6 +141,18 @@ MINI = Scale(
 
 SCALES = {"paper": PAPER, "demo": DEMO, "mini": MINI}
 
+
+def with_variant(scale: Scale, script: str, like: str) -> Scale:
+    """The scale with one script more, which is called as its file is and has the sizes of a method."""
+    name = Path(script).stem
+    sizes = scale.methods[like].partition(" ")[2]
+    return dataclasses.replace(
+        scale,
+        methods=scale.methods | {name: f"{shlex.quote(script)} {sizes}"},
+        variants=scale.variants | {name: like},
+    )
+
+
 # ---- Runs: what one types behind `python`; --seed and --runs come from the job ----------------------------
 
 
@@ -158,7 +176,7 @@ def list_runs(scale: Scale, task: str | None = None, difficulty: str = DISTRACTO
         "lapo": f"{lapo} {labels}",
         "laom": f"{laom} {labels}",
         "laom_supervised": f"{supervised} {labels}",
-        "laom_fsq": f"{laom} {labels} --lam.quantizer fsq",
+        "laom_fsq": f"variants/laom_fsq.py {laom.partition(' ')[2]} {labels}",
         "idm_multi_step": f"{idm} {labels} --idm.future-obs-offset 10",
     }
 
@@ -168,7 +186,7 @@ def list_runs(scale: Scale, task: str | None = None, difficulty: str = DISTRACTO
     small_lapo = f"{lapo} --lam.latent-action-dim {scale.original_dim} {no_policy}"
     runs |= {
         "lapo_original": f"{small_lapo} --lam.future-obs-offset 1",
-        "lapo_original_vq": f"{small_lapo} --lam.future-obs-offset 1 --lam.quantizer vq",
+        "lapo_original_vq": f"variants/lapo_vq.py {small_lapo.partition(' ')[2]}",
         "lapo_original_fsq": f"{small_lapo} --lam.future-obs-offset 1 --lam.quantizer fsq",
         "lapo_multi_step": small_lapo,
     }
@@ -192,6 +210,9 @@ def list_runs(scale: Scale, task: str | None = None, difficulty: str = DISTRACTO
         small = f"--num-labeled-trajectories {most_labels} --lam.latent-action-dim {dim}"
         runs[f"laom_{dim}"] = f"{laom} {small}"
         runs[f"laom_supervised_{dim}"] = f"{supervised} {small}"
+
+    for name, like in scale.variants.items():
+        runs[name] = scale.methods[name] + runs[like].removeprefix(scale.methods[like])
     return runs
 
 
@@ -233,7 +254,7 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
     dims = ["laom", "laom_supervised"]
     dims += [f"laom_{dim}" for dim in scale.smaller_dims]
     dims += [f"laom_supervised_{dim}" for dim in scale.smaller_dims]
-    return {
+    figures = {
         "figure_01": Figure("all methods, with distractors", METHODS),
         "figure_05": Figure("LAPO's latent actions with and without quantiser", quantizers, quantizers),
         "figure_06": Figure("LAOM's changes to LAPO, one after the other", steps, [steps[0], steps[-1]]),
@@ -253,6 +274,20 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
         "table_3": Figure("BC on all labels", ["bc"], ["bc"]),
         "table_4": Figure("numbers of parameters"),
     }
+    for figure in figures.values():
+        figure.distractors = place_variants(scale, figure.distractors)
+        figure.clean = place_variants(scale, figure.clean)
+    return figures
+
+
+def place_variants(scale: Scale, names: list[str]) -> list[str]:
+    """The names of a figure's runs; where it compares methods, variants behind the method they are like."""
+    if not set(names) <= set(METHODS):
+        return names
+    result = []
+    for name in names:
+        result += [name, *(variant for variant, like in scale.variants.items() if like == name)]
+    return result
 
 
 def choose_figures(scale: Scale, words: tuple[str, ...]) -> dict[str, Figure]:
@@ -276,6 +311,7 @@ class Job:
     task: str
     difficulty: str
     seed: int
+    method: str  # whose stages it has
     command: list[str]  # script, preset, flags
     twin: str | None  # what to measure its LAM or IDM on besides
     reconstruct: bool = False
@@ -296,11 +332,12 @@ class Job:
 
 
 def make_job(scale: Scale, name: str, task: str, difficulty: str, seed: int, runs: Path) -> Job:
-    command = list_runs(scale, task, difficulty)[name].split()
+    command = shlex.split(list_runs(scale, task, difficulty)[name])
+    method = scale.variants.get(name, Path(command[0]).stem)
     folder = name if difficulty == DISTRACTORS else f"{name}__{difficulty}"
     command += ["--seed", str(seed), "--runs", str(runs / folder)]
-    has_twin = difficulty == DISTRACTORS and command[0] != "bc.py"
-    return Job(name, task, difficulty, seed, command, twin_file(scale, task) if has_twin else None)
+    has_twin = difficulty == DISTRACTORS and method != "bc"
+    return Job(name, task, difficulty, seed, method, command, twin_file(scale, task) if has_twin else None)
 
 
 def make_jobs(
@@ -311,10 +348,7 @@ def make_jobs(
     jobs = {}
     for figure in figures.values():
         own_tasks = (figure.task,) if figure.task in scale.tasks else scale.tasks
-        wanted = [(name, DISTRACTORS) for name in figure.distractors] + [
-            (name, CLEAN) for name in figure.clean
-        ]
-        for name, difficulty in wanted:
+        for name, difficulty in figure.runs:
             first_name = next(other for other in known if known[other] == known[name])
             for task, seed in itertools.product(tasks or own_tasks, seeds or figure.seeds or scale.seeds):
                 job = make_job(scale, first_name, task, difficulty, seed, runs)
@@ -327,7 +361,7 @@ def make_jobs(
 
 def identity(script: str, args: dict) -> dict:
     """What makes two runs the same experiment, from args.json: script, networks, training, evaluation."""
-    result = {"script": script}
+    result = {"script": Path(script).name}
     for stage in ("lam", "idm", "bc", "decoder"):
         for key, value in args.get(stage, {}).items():
             if key != "checkpoint":
@@ -342,15 +376,29 @@ def identity(script: str, args: dict) -> dict:
 @functools.cache
 def parse(script: str, *argv: str) -> dict:
     """The arguments as the script understands them and would write them into args.json."""
-    args = importlib.import_module(script.removesuffix(".py")).parse_args(list(argv))
+    args = load_script(script).parse_args(list(argv))
     return json.loads(json.dumps(dataclasses.asdict(args), default=str))
+
+
+def load_script(script: str):
+    """A script as a module, wherever it lies."""
+    path = ROOT / script
+    if path.parent == ROOT:
+        return importlib.import_module(path.stem)
+    spec = importlib.util.spec_from_file_location(str(path), path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for their types
+    spec.loader.exec_module(module)
+    if not hasattr(module, "parse_args"):
+        raise SystemExit(f"error: {path} defines no parse_args: it is no training script")
+    return module
 
 
 def identities(scale: Scale) -> dict[str, dict]:
     """The identity of every name of the scale."""
     result = {}
     for name, command in list_runs(scale).items():
-        script, *argv = command.split()
+        script, *argv = shlex.split(command)
         result[name] = identity(script, parse(script, *argv))
     return result
 
@@ -385,7 +433,8 @@ def find_run(job: Job, wanted: dict) -> tuple[Path | None, bool]:
             continue
         if not labels <= set(map(str, args["num_labeled_trajectories"])):
             continue
-        if not (folder / job.script).exists() or differences(identity(job.script, args), wanted):
+        own_script = folder / Path(job.script).name
+        if not own_script.exists() or differences(identity(job.script, args), wanted):
             continue
         results = folder / "results.json"
         if results.exists() and labels <= set(json.loads(results.read_text())["budgets"]):
@@ -420,20 +469,24 @@ def data_commands(
 
 # ---- Running ----------------------------------------------------------------------------------------------
 
+RUNNING = []  # processes
 STOPPED = []  # signals that ask the benchmark to stop
 
 
 def execute(command: list[str]) -> bool:
-    """Runs a script; passes Ctrl-C and SIGTERM on and waits until it has written its checkpoint."""
+    """Runs a script to its end, which after a signal is behind its checkpoint; says whether it succeeded."""
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, start_new_session=True)
+    RUNNING.append(process)
+    succeeded = process.wait() == 0
+    RUNNING.remove(process)
+    return succeeded
 
-    def forward(number, _):
-        STOPPED.append(number)
+
+def stop(number, _):
+    """Answers Ctrl-C and SIGTERM: passes them on to what runs."""
+    STOPPED.append(number)
+    for process in RUNNING:
         process.send_signal(number)
-
-    signal.signal(signal.SIGINT, forward)
-    signal.signal(signal.SIGTERM, forward)
-    return process.wait() == 0
 
 
 def stop_if_asked():
@@ -451,24 +504,26 @@ def machine() -> str:
     return ", ".join(words)
 
 
-def note_time(folder: Path, seconds: float):
+def note_time(job: Job, folder: Path, seconds: float):
     """Adds a session to wall_clock.json."""
     path = folder / "wall_clock.json"
     sessions = json.loads(path.read_text())["seconds"] if path.exists() else []
     sessions.append(round(seconds, 1))
     record = {"seconds": sessions, "machine": machine(), "date": str(datetime.date.today())}
+    if job.method != Path(job.script).stem:
+        record |= {"script": job.script, "like": job.method}
     path.write_text(json.dumps(record, indent=2))
 
 
 def measure_command(job: Job, folder: Path | None) -> list[str] | None:
     """The call of measure.py that the run lacks, if any: its measures, or the pictures of Figure 11."""
-    if job.script == "bc.py":
+    if job.method == "bc":
         return None
     wanted = [".json", ".png"] if job.reconstruct else [".json"]
     weights = [*folder.glob("lam*.pt"), *folder.glob("idm*.pt")] if folder else []
     if folder and all(path.with_suffix(suffix).exists() for path in weights for suffix in wanted):
         return None
-    command = ["benchmark/measure.py", str(folder or "<run>")]
+    command = ["benchmark/measure.py", str(folder or "<run>"), "--only-missing"]
     if job.twin:
         command += ["--twin-data", job.twin]
     if job.reconstruct:
@@ -486,6 +541,10 @@ class Args:
     """instead of the scale's tasks"""
     seeds: tuple[int, ...] = ()
     """instead of the scale's seeds"""
+    script: Path | None = None
+    """a variant to run beside the methods of the figures; without figures alone, with distractors"""
+    like: Literal[tuple(METHODS)] | None = None
+    """the method whose sizes the variant gets"""
     runs: Path = Path("runs/benchmark")
     """folder of all runs"""
     dry_run: bool = False
@@ -505,7 +564,9 @@ def collect_data(commands: dict[str, list[str]], dry_run: bool) -> list[str]:
 
 def train_command(job: Job, folder: Path | None) -> list[str]:
     """Starts the run, or continues it with its own copy of the script."""
-    return [str(folder / job.script), "--resume", str(folder)] if folder else job.command
+    if folder is None:
+        return job.command
+    return [str(folder / Path(job.script).name), "--resume", str(folder)]
 
 
 def train(job: Job, wanted: dict, folder: Path | None) -> tuple[Path | None, bool]:
@@ -514,54 +575,83 @@ def train(job: Job, wanted: dict, folder: Path | None) -> tuple[Path | None, boo
     succeeded = execute(train_command(job, folder))
     folder, finished = find_run(job, wanted)
     if folder:
-        note_time(folder, time.time() - began)
+        note_time(job, folder, time.time() - began)
     return folder, succeeded and finished
 
 
+def do(job: Job, wanted: dict, folder: Path | None, finished: bool, dry_run: bool) -> str | None:
+    """Trains what has not finished, then measures what is not measured; in words what failed, if it did."""
+    if not finished:
+        print("python", shlex.join(train_command(job, folder)), flush=True)
+    if not finished and not dry_run:
+        absent = [file for file in job.files if not (ROOT / file).exists()]
+        if absent:
+            return f"{job}: {absent[0]} is missing"
+        folder, finished = train(job, wanted, folder)
+        if not finished:
+            return str(job)
+    command = measure_command(job, folder)
+    if command and not STOPPED:
+        print("python", shlex.join(command), flush=True)
+        if not dry_run and not execute(command):
+            return f"{job}: {shlex.join(command)}"
+    return None
+
+
+def add_variant(scale: Scale, script: Path | None, like: str | None) -> Scale:
+    """The scale with the script of the command line, if there is one."""
+    if script is None and like is None:
+        return scale
+    if script is None or like is None:
+        raise SystemExit("error: --script PATH and --like METHOD go together")
+    if script.suffix != ".py" or not script.is_file():
+        raise SystemExit(f"error: --script {script}: no such script")
+    if script.stem in list_runs(scale):
+        raise SystemExit(f"error: --script {script}: {script.stem} is a run of its own: name it otherwise")
+    path = script.resolve()
+    path = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    return with_variant(scale, str(path), like)
+
+
 def main(args: Args):
-    scale = SCALES[args.scale]
+    scale = add_variant(SCALES[args.scale], args.script, args.like)
     unknown = set(args.tasks) - set(ALL_TASKS)
     if unknown:
         raise SystemExit(f"error: no task {unknown.pop()}: there are {', '.join(ALL_TASKS)}")
     figures = choose_figures(scale, args.what)
+    if not figures and args.script:
+        figures = {"variant": Figure("the variant alone", [args.script.stem])}
     if not figures:
         for name, figure in list_figures(scale).items():
             print(f"{name:12} {figure.about}")
         return
+
+    compared = {name for figure in figures.values() for name, _ in figure.runs}
+    if args.script and args.script.stem not in compared:
+        raise SystemExit(f"error: --like {args.like}: {', '.join(figures)}: it is not compared there")
 
     known = identities(scale)
     jobs = make_jobs(scale, figures, args.tasks, args.seeds, args.runs / args.scale)
     failed = collect_data(data_commands(scale, figures, jobs, args.tasks), args.dry_run)
     counts = {"finished": 0, "continues": 0, "starts": 0}
     for number, job in enumerate(jobs, 1):
-        folder, finished = find_run(job, known[job.name])
+        wanted = known[job.name]
+        folder, finished = find_run(job, wanted)
         state = "finished" if finished else "continues" if folder else "starts"
         counts[state] += 1
         print(f"\n# {number} of {len(jobs)}, {state}: {job}{f', {folder}' if finished else ''}", flush=True)
-        if not finished:
-            print("python", shlex.join(train_command(job, folder)), flush=True)
-        if not finished and not args.dry_run:
-            absent = [file for file in job.files if not (ROOT / file).exists()]
-            if absent:
-                failed.append(f"{job}: {absent[0]} is missing")
-                continue
-            folder, succeeded = train(job, known[job.name], folder)
-            stop_if_asked()
-            if not succeeded:
-                failed.append(str(job))
-                continue
-        command = measure_command(job, folder)
-        if command:
-            print("python", shlex.join(command), flush=True)
-        if command and not args.dry_run and not execute(command):
-            failed.append(f"{job}: {shlex.join(command)}")
+        failure = do(job, wanted, folder, finished, args.dry_run)
         stop_if_asked()
+        if failure:
+            failed.append(failure)
     print(f"\n# {len(jobs)} runs: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
     if failed:
         raise SystemExit("error: these failed, what they said is above:\n" + "\n".join(failed))
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     try:
         main(tyro.cli(Args, description=__doc__))
     except (KeyboardInterrupt, OSError) as error:

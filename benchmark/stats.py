@@ -48,7 +48,7 @@ class Run:
 
     @property
     def difficulty(self) -> str:
-        return self.results["difficulty"]
+        return self.results.get("difficulty")
 
     @property
     def seed(self) -> int:
@@ -88,10 +88,9 @@ class Run:
         values = [record[metric] for record in records if metric in record]
         return float(np.mean(values[-5:])) if values else None
 
-    def wall_clock(self) -> dict | None:
+    def wall_clock(self) -> dict:
         """Seconds of each session, machine and date, where benchmark/run.py has noted them."""
-        path = self.folder / "wall_clock.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_wall_clock(self.folder)
 
 
 def load_run(folder: Path, known: dict[str, dict]) -> Run:
@@ -105,6 +104,11 @@ def load_run(folder: Path, known: dict[str, dict]) -> Run:
     return Run(folder, args, results, names)
 
 
+def read_wall_clock(folder: Path) -> dict:
+    path = folder / "wall_clock.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def date_of(folder: Path) -> str:
     """The time in the name of a run's folder, which sorts as text; empty if there is none."""
     return folder.name.rpartition("__")[2] if "__" in folder.name else ""
@@ -113,23 +117,29 @@ def date_of(folder: Path) -> str:
 class Benchmark:
     """The runs of a scale: one for each experiment, task, difficulty and seed.
 
-    Of several it is the one with the most label budgets, of these the newest.
+    Of several it is the one with the most label budgets, of these the newest. Variants are those of which
+    benchmark/run.py has noted what they are like, if their scripts are still where they were.
     """
 
     def __init__(self, scale_name: str, patterns: tuple[str, ...], videos: str):
         self.scale_name = scale_name
-        self.scale = SCALES[scale_name]
         self.videos = videos
         own_runs = str(ROOT / "runs" / "benchmark" / scale_name / "*" / "*")
         committed = str(ROOT / "benchmark" / "results" / scale_name / "*" / "*" / "*")
-        known = benchmark.identities(self.scale)
-        runs = []
+        folders = []
         for pattern in patterns or (own_runs, committed):
-            folders = map(Path, sorted(glob.glob(pattern)))
-            runs += [load_run(folder, known) for folder in folders if (folder / "results.json").exists()]
-        if patterns and not runs:
+            folders += map(Path, sorted(glob.glob(pattern)))
+        folders = [folder for folder in folders if (folder / "results.json").exists()]
+        if patterns and not folders:
             raise SystemExit(f"error: no results.json in {', '.join(patterns)}")
 
+        self.scale = SCALES[scale_name]
+        for folder in folders:
+            note = read_wall_clock(folder)
+            if "like" in note and (ROOT / note["script"]).exists():
+                self.scale = benchmark.with_variant(self.scale, note["script"], note["like"])
+        known = benchmark.identities(self.scale)
+        runs = [load_run(folder, known) for folder in folders]
         runs.sort(key=lambda run: date_of(run.folder), reverse=True)
         runs.sort(key=lambda run: len(run.results["budgets"]), reverse=True)
         self.runs = {}
@@ -149,8 +159,10 @@ class Benchmark:
         if run.names:
             return None
         identity = benchmark.identity(run.results["script"], run.args)
-        of_script = [wanted for wanted in known.values() if wanted["script"] == run.results["script"]]
-        distances = [benchmark.differences(identity, wanted) for wanted in of_script or known.values()]
+        of_script = [wanted for wanted in known.values() if wanted["script"] == identity["script"]]
+        if not of_script:
+            return f"is shown once benchmark/run.py has run {identity['script']} with --script and --like"
+        distances = [benchmark.differences(identity, wanted) for wanted in of_script]
         return f"is no run of the {self.scale_name} scale: {', '.join(min(distances, key=len))}"
 
     def narrowed(self, condition: Callable[[Run], bool]) -> "Benchmark":
@@ -188,10 +200,10 @@ class Benchmark:
         return sorted(runs, key=lambda run: (ALL_TASKS.index(run.task), run.seed))
 
     def missing(self, figure: Figure) -> str:
-        """The runs that the figure lacks, in words."""
+        """The runs that the figure lacks, in words; a variant may be lacking."""
         lacking = []
         for name, difficulty in figure.runs:
-            if not self.find(name, difficulty):
+            if name not in self.scale.variants and not self.find(name, difficulty):
                 lacking.append(f"{name} without distractors" if difficulty == CLEAN else name)
         return ", ".join(lacking)
 

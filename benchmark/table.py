@@ -4,10 +4,11 @@
     python benchmark/table.py benchmark/results/demo/*/*/*      # committed results
     python benchmark/table.py benchmark/results/mini/*/*/* --csv benchmark/results/mini.csv
 
-z → action is the held-out probe's MSE / Var(a), labelled → action the error of what was trained on labels
-themselves: the LAM's action head, the IDM, or BC's actor, whose error on seen videos is not measured. Returns
-are mean ± standard deviation over the evaluation's episodes, – where there are none or where the run needed
-the latent actions alone and left the policy untrained. Each cell: seen videos | unseen videos.
+Errors are MSE / Var(a), held out: z → action that of the probe, labelled → action of what was trained on
+labels themselves, the LAM's action head or the IDM, obs → action of the whole policy on the evaluation file,
+which sees no next observation. Returns are mean ± standard deviation over the evaluation's episodes. Each
+cell: seen videos | unseen videos, or the one return in an environment of another kind. A dash stands where
+nothing was measured, or where the run needed the latent actions alone and left the policy untrained.
 
 The CSV has the same rows and every number that plot.py compares, empty where the table has –. What
 benchmark/measure.py has written beside the weights counts as the run's, where results.json lacks it.
@@ -16,35 +17,57 @@ benchmark/measure.py has written beside the weights counts as the run's, where r
 import json
 import sys
 from csv import DictWriter
+from math import isnan
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 VIDEOS = ("seen_videos", "unseen_videos")
-HEADER = ["run", "seed", "labelled", "z → action", "labelled → action", "return", "score"]
-LABELLED_KINDS = ("action_head", "idm", "actor")  # what is trained on labels: of a LAM, an IDM, BC
+HEADER = ["run", "seed", "labelled", "z → action", "labelled → action", "obs → action", "return", "score"]
+LABELLED_KINDS = ("action_head", "idm")  # what is trained on labels: of a LAM, an IDM
 WITHOUT_LABELS = ("effective_rank", "shuffled_loss_ratio", "blind_loss_ratio", "copy_loss_ratio")
 
 
-def read_measures(folder: Path, results: dict, number: str) -> dict:
-    """What stage 1 has learned with this label budget, and the error of what the labels have taught BC."""
+def read_results(folder: Path) -> dict:
+    """results.json, if it is whole."""
+    try:
+        results = json.loads((folder / "results.json").read_text())
+        for name in ("script", "task", "seed", "budgets"):
+            results[name]
+    except (KeyError, ValueError) as error:
+        raise SystemExit(f"error: {folder}/results.json is not whole: {error!r}")
+    return results
+
+
+def read_measures(folder: Path, results: dict, labelled: str) -> dict:
+    """What stage 1 has learned with this label budget."""
     measures = {}
-    for name in ("lam.json", f"lam_{number}.json", f"idm_{number}.json"):
+    for name in ("lam.json", f"lam_{labelled}.json", f"idm_{labelled}.json"):
         if (folder / name).exists():
             measures |= json.loads((folder / name).read_text())
-    budget = results["budgets"].get(number, {})
+    budget = results["budgets"].get(labelled, {})
     measures |= results.get("latent_actions", {})
     measures |= budget.get("latent_actions", {})
     measures |= budget.get("idm", {})
-    if "action_mse_over_var" in budget:
-        measures["actor_mse_over_var/unseen_videos"] = budget["action_mse_over_var"]
     return measures
+
+
+def policy_error(budget: dict) -> float | None:
+    """MSE / Var(a) of the decoded policy on the evaluation file; earlier runs of bc.py name it otherwise."""
+    decoded = budget.get("decoded", {})
+    return decoded.get("action_mse_over_var/unseen_videos", budget.get("action_mse_over_var"))
+
+
+def evaluations(budget: dict) -> dict[str, dict]:
+    """What was played: with seen and with unseen videos, or in an environment of another kind."""
+    parts = {name: part for name, part in budget.items() if isinstance(part, dict)}
+    return {name: part for name, part in parts.items() if "return_mean" in part}
 
 
 def policy_is_trained(folder: Path) -> bool:
     args = json.loads((folder / "args.json").read_text())
-    return args["bc"].get("num_epochs") != 0
+    return args.get("bc", {}).get("num_epochs") != 0
 
 
 def run_name(folder: Path) -> str:
@@ -62,30 +85,44 @@ def labelled_pair(measures: dict) -> list[float | None]:
     return next((values for values in pairs if any(values)), [None, None])
 
 
-def cell(values: list[float | None], form: str = ".3f") -> str:
-    if not any(value is not None for value in values):
-        return "–"
-    return " | ".join("–" if value is None else f"{value:{form}}" for value in values)
+def number(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None or isnan(value) else f"{value:{form}}"
+
+
+def join(cells: list[str]) -> str:
+    return "–" if set(cells) == {"–"} else " | ".join(cells)
+
+
+def cell(values: list[float | None]) -> str:
+    return join([number(value) for value in values])
 
 
 def rows(folder: Path) -> list[list[str]]:
-    """The rows of a run, one for each label budget."""
-    results = json.loads((folder / "results.json").read_text())
+    """The rows of a run, one for each label budget; one without returns for a run that has no labels."""
+    results = read_results(folder)
     trained = policy_is_trained(folder)
     table = []
-    for number, budget in results["budgets"].items():
-        measures = read_measures(folder, results, number)
-        played = [budget[videos] for videos in VIDEOS if videos in budget] if trained else []
-        returns = [f"{videos['return_mean']:.1f} ± {videos['return_std']:.1f}" for videos in played]
+    for labelled, budget in (results["budgets"] or {"–": {}}).items():
+        measures = read_measures(folder, results, labelled)
+        policy = budget if trained else {}
+        played = evaluations(policy)
+        kinds = [name for name in played if name not in VIDEOS] or VIDEOS
+        returns, scores = [], []
+        for kind in kinds:
+            result = played.get(kind, {})
+            mean, std = number(result.get("return_mean"), ".1f"), number(result.get("return_std"), ".1f")
+            returns.append(f"{mean} ± {std}" if result else "–")
+            scores.append(result.get("normalized_score"))
         table.append(
             [
                 f"{run_name(folder)} ({results['script']})",
                 str(results["seed"]),
-                number,
+                labelled,
                 cell(pair(measures, "action_probe_mse_over_var")),
                 cell(labelled_pair(measures)),
-                " | ".join(returns) or "–",
-                cell([videos.get("normalized_score") for videos in played]),
+                cell([policy_error(policy)]),
+                join(returns),
+                cell(scores),
             ]
         )
     return table
@@ -93,20 +130,21 @@ def rows(folder: Path) -> list[list[str]]:
 
 def records(folder: Path) -> list[dict]:
     """The numbers of a run, one record for each label budget: what the columns of the CSV are."""
-    results = json.loads((folder / "results.json").read_text())
+    results = read_results(folder)
     trained = policy_is_trained(folder)
     clock = folder / "wall_clock.json"
     hours = sum(json.loads(clock.read_text())["seconds"]) / 3600 if clock.exists() else None
     table = []
-    for number, budget in results["budgets"].items():
-        measures = read_measures(folder, results, number)
+    for labelled, budget in (results["budgets"] or {"–": {}}).items():
+        measures = read_measures(folder, results, labelled)
+        policy = budget if trained else {}
         record = {
             "run": run_name(folder).partition("__vanilla")[0],
             "script": results["script"],
             "task": results["task"],
-            "difficulty": results["difficulty"],
+            "difficulty": results.get("difficulty"),
             "seed": results["seed"],
-            "labelled": number,
+            "labelled": labelled,
         }
         for kind, values in {
             "action_probe": pair(measures, "action_probe_mse_over_var"),
@@ -116,15 +154,17 @@ def records(folder: Path) -> list[dict]:
             for videos, value in zip(VIDEOS, values):
                 record[f"{kind}/{videos}"] = value
         record["action_probe/no_distractors"] = measures.get("action_probe_mse_over_var/no_distractors")
+        record["policy_error/unseen_videos"] = policy_error(policy)
         for name in WITHOUT_LABELS:
             record[name] = measures.get(name)
         record["distractor_share"] = measures.get("distractor_share/no_distractors")
-        for videos in VIDEOS:
-            played = budget.get(videos, {}) if trained else {}
-            record[f"return_mean/{videos}"] = played.get("return_mean")
-            record[f"return_std/{videos}"] = played.get("return_std")
-            record[f"episodes/{videos}"] = len(played["returns"]) if "returns" in played else None
-        record["expert_return"] = results["dataset_return"]
+        played = evaluations(policy)
+        for kind in (*VIDEOS, "environment"):
+            result = played.get(kind, {})
+            record[f"return_mean/{kind}"] = result.get("return_mean")
+            record[f"return_std/{kind}"] = result.get("return_std")
+            record[f"episodes/{kind}"] = len(result["returns"]) if "returns" in result else None
+        record["expert_return"] = results.get("dataset_return")
         record["run_hours"] = hours  # of all budgets of the run together
         table.append(record)
     return table
@@ -149,6 +189,14 @@ def print_table(table: list[list[str]]):
         print("| " + " | ".join(cell.replace(" | ", " \\| ") for cell in row) + " |")
 
 
+def about(results: dict) -> str:
+    """Task, difficulty, and what its returns compare with, as far as they are known."""
+    words = [results["task"], results.get("difficulty") or "–"]
+    for name in ("dataset_return", "random_return", "reference_return"):
+        words.append(number(results.get(name), "g"))
+    return "{}, {}: expert {}, random {}, score 1 is {}".format(*words)
+
+
 def main(folders: Annotated[tuple[Path, ...], tyro.conf.Positional], csv: Path | None = None):
     finished = [folder for folder in folders if (folder / "results.json").exists()]
     unfinished = [str(folder) for folder in folders if folder not in finished]
@@ -157,17 +205,13 @@ def main(folders: Annotated[tuple[Path, ...], tyro.conf.Positional], csv: Path |
     if csv:
         return write_csv(finished, csv)
     print_table([HEADER] + [row for folder in finished for row in rows(folder)])
-    about = (
-        "{task}, {difficulty}: expert {dataset_return}, random {random_return}, score 1 is {reference_return}"
-    )
     print()
     for folder in finished:
-        results = json.loads((folder / "results.json").read_text())
-        print(f"{folder}/results.json: {about.format(**results)}")
+        print(f"{folder}/results.json: {about(read_results(folder))}")
 
 
 if __name__ == "__main__":
     try:
         tyro.cli(main, description=__doc__)
-    except (KeyError, ValueError, OSError) as error:
-        raise SystemExit(f"error: no whole run: {error!r}")
+    except OSError as error:
+        raise SystemExit(f"error: {error}")

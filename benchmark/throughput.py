@@ -39,6 +39,7 @@ import json
 import multiprocessing
 import os
 import pstats
+import queue
 import resource
 import sys
 import tempfile
@@ -117,7 +118,7 @@ class Train:
     evaluation: bool = True
     """also play laom.py's evaluation, 25 episodes with seen and 25 with unseen videos: some minutes"""
     flags: str = ""
-    """further arguments of the scripts, with an equals sign: --flags="--device cpu --compile" """
+    """further arguments of the stages' scripts, with an equals sign: --flags="--device cpu --compile" """
 
 
 class ShortRun:
@@ -252,7 +253,7 @@ def measure_evaluation(train: Train) -> dict:
 
 def measure_ceiling(train: Train) -> dict:
     """The best rate of a square matrix product, GFLOP/s; to be called in a fresh process."""
-    _, args = load("bc", train)
+    _, args = load(train.stages[0].split(".")[0], train)
     on_gpu = args.device.startswith("cuda")
     clock = ShortRun(0, args.device)
     result = {}
@@ -373,20 +374,25 @@ class LargeFile:
 
 
 class WatchedRun(ShortRun):
-    """Reports the seconds since the start and the memory of the process as it goes."""
+    """Tells the seconds since the start and the memory of the process as it goes."""
 
-    def __init__(self, num_updates: int, device: str, started: float, read_seconds: float, report):
+    def __init__(self, num_updates: int, device: str, started: float):
         super().__init__(num_updates, device)
         self.started = started
-        self.read_seconds = read_seconds
-        self.report = report
+        self.rows = []
 
     def steps(self, stage: str, total: int, batch_size: int, **parts):
         for step in range(self.num_updates):
             yield step
             if step + 1 in (1, 20, self.num_updates):
-                row = {"update": step + 1, "seconds": self.now() - self.started, "read": self.read_seconds}
-                self.report.put(row | memory_of_process())
+                seconds = self.now() - self.started
+                row = {"update": step + 1, "seconds": seconds} | memory_of_process()
+                self.rows.append(row)
+                print(
+                    f"update {row['update']:4}: {seconds:6.1f} s after the start, own memory "
+                    f"{row['RssAnon']:.2f} GB, mapped pages in memory {row['RssFile']:.2f} GB",
+                    flush=True,
+                )
 
 
 def memory_of_process() -> dict[str, float]:
@@ -396,48 +402,33 @@ def memory_of_process() -> dict[str, float]:
     return {name: int(status[name].split()[0]) / 1e6 for name in ("RssAnon", "RssFile")}
 
 
-def train_limited(args: LargeFile, report):
-    """A process with limited memory: runs laom.py's stage 1."""
-    end_with_parent()
+def train_limited(args: LargeFile) -> list[dict]:
+    """Runs laom.py's stage 1 with limited memory; to be called in a fresh process."""
     started = time.perf_counter()
     limit = int(args.limit_gigabytes * 1e9)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     method, settings = load("laom", Train(data=str(args.output)))
     data = method.Dataset(settings.data, settings, data_device=settings.data_device)
-    read_seconds = time.perf_counter() - started
-    run = WatchedRun(args.num_updates, settings.device, started, read_seconds, report)
+    print(f"file open {time.perf_counter() - started:.1f} s after the start", flush=True)
+    run = WatchedRun(args.num_updates, settings.device, started)
     method.train_lam(settings, data, "lam", run)
+    return run.rows
 
 
 def measure_large_file(args: LargeFile):
     refuse_missing(args.data)
-    with h5py.File(args.data) as source, h5py.File(args.output, "w") as large:
-        large.attrs.update(source.attrs)
-        repeats = args.gigabytes * 1e9 / Path(args.data).stat().st_size
-        num_trajectories = int(repeats * len(source))
-        for number in range(num_trajectories):
-            source.copy(source[str(number % len(source))], large, str(number))
-    size = args.output.stat().st_size / 1e9
-    print(f"{args.output}: {size:.1f} GB, {num_trajectories} trajectories", flush=True)
-    context = multiprocessing.get_context("spawn")
-    report = context.Queue()
-    process = context.Process(target=train_limited, args=(args, report))
-    process.start()
-    rows = []
     try:
-        for _ in range(3):
-            row = report.get(timeout=600)
-            rows.append(row)
-            print(
-                f"update {row['update']:4}: {row['seconds']:6.1f} s after the start "
-                f"(file open after {row['read']:.1f} s), own memory {row['RssAnon']:.2f} GB, "
-                f"mapped pages in memory {row['RssFile']:.2f} GB",
-                flush=True,
-            )
-        process.join()
+        with h5py.File(args.data) as source, h5py.File(args.output, "w") as large:
+            large.attrs.update(source.attrs)
+            repeats = args.gigabytes * 1e9 / Path(args.data).stat().st_size
+            num_trajectories = int(repeats * len(source))
+            for number in range(num_trajectories):
+                source.copy(source[str(number % len(source))], large, str(number))
+        size = args.output.stat().st_size / 1e9
+        print(f"{args.output}: {size:.1f} GB, {num_trajectories} trajectories", flush=True)
+        rows = in_fresh_process(train_limited, args)
     finally:
-        process.kill()
-        args.output.unlink()
+        args.output.unlink(missing_ok=True)
     limits = {"gigabytes": args.gigabytes, "limit_gigabytes": args.limit_gigabytes}
     print(json.dumps({"what": "large-file", **limits, "rows": rows}))
 
@@ -517,15 +508,21 @@ def measure(
     """Frames per second of all processes together, and the pictures of one."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(workers), context.Queue()
-    our_threads = os.environ["LP_NUM_THREADS"]
-    if default:
-        del os.environ["LP_NUM_THREADS"]  # Mesa's own choice
+    our_threads = os.environ.pop("LP_NUM_THREADS")
+    if not default:  # which is Mesa's own choice
+        os.environ["LP_NUM_THREADS"] = our_threads
     settings = (args, default, steps, video, barrier, results)
-    processes = [context.Process(target=play, args=settings) for _ in range(workers)]
+    processes = [context.Process(target=play, args=settings, daemon=True) for _ in range(workers)]
     for process in processes:
         process.start()
     os.environ["LP_NUM_THREADS"] = our_threads
-    measured = [results.get() for _ in processes]
+    measured = []
+    while len(measured) < workers:
+        try:
+            measured.append(results.get(timeout=1))
+        except queue.Empty:
+            if any(process.exitcode for process in processes):
+                raise SystemExit("error: a process ended before it had measured; what it said is above")
     for process in processes:
         process.join()
     return sum(speed for speed, _ in measured), measured[0][1]
@@ -568,4 +565,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (KeyboardInterrupt, OSError, MemoryError, concurrent.futures.process.BrokenProcessPool) as error:
+        raise SystemExit(f"error: {str(error) or type(error).__name__}")

@@ -1,17 +1,23 @@
-"""Trains the experts whose play collect_data.py films: soft actor-critic (Haarnoja et al., 2018) on states.
+"""Trains the experts whose play collect_data.py films: soft actor-critic (SAC; Haarnoja et al., 2018) or
+proximal policy optimisation (PPO; Schulman et al., 2017), on states.
 
 "Latent Action Learning Requires Supervision in the Presence of Distractors" (Nikulin et al., 2025; Appendix
-C) takes its experts from PPO, and from SAC for humanoid-walk; ours are all of SAC. Many environments step
-together, then a few updates follow: on one core the environment is cheap and the update is not.
+C) takes its experts from PPO, and from SAC for humanoid-walk; those that collect_data.py plays by default are
+all of SAC. Many environments step together, then updates follow: on one core the environment is cheap and
+the update is not.
 
     python experts/train_expert.py --task walker-run                 # hours of one core, into runs/experts/
+    python experts/train_expert.py --task fish-swim                  # any task of dm_control's suite
+    python experts/train_expert.py --task walker-run --action-repeat 4    # each action acts for four steps
+    python experts/train_expert.py --task walker-run --algorithm ppo      # unclipped actions, as the paper's
     python experts/train_expert.py --task walker-run --expert runs/experts/walker-run.npz --output runs/more
     python experts/train_expert.py --task walker-run --verify 100    # plays the shipped expert
     python collect_data.py --task walker-run --expert runs/experts/walker-run.npz    # films the new one
 
 Files in --output: <task>.npz, the expert that returned most; <task>.png, the learning curve;
-<task>.checkpoint.pt. A killed training goes on from its checkpoint when the same command is given again, with
-an empty replay buffer. The commands that made the shipped experts stand in experts/README.md.
+<task>.checkpoint.pt; for four steps an action <task>__repeat4.npz, for PPO <task>__ppo.npz. A killed training
+goes on from its checkpoint when the same command is given again, SAC with an empty replay buffer. The
+commands that made the shipped experts stand in experts/README.md.
 """
 
 import copy
@@ -39,9 +45,9 @@ from tqdm import tqdm
 
 @dataclass
 class SACArgs:
-    """Soft actor-critic; a step is one step of one environment."""
+    """Soft actor-critic; a step is one decision in one environment."""
 
-    total_steps: int = 4_000_000  # environment steps, all environments together
+    total_steps: int = 4_000_000  # of all environments together
     num_envs: int = 64  # environments that step together
     updates_per_round: int = 4  # gradient steps of the critics after each step of all environments
     policy_delay: int = 2  # gradient steps of the critics per gradient step of the actor
@@ -54,7 +60,8 @@ class SACArgs:
     n_step: int = 3  # rewards summed before the target critics take over
     buffer_size: int = 1_024_000  # transitions kept for replay
     learning_starts: int = 32_000  # steps with random actions before the first update
-    episode_length: int = 1000  # steps of an episode in training, at most 1,000
+    episode_length: int | None = None
+    """steps of an episode in training; by default all that the task has, 1,000 / --action-repeat"""
     height_reward: float = 0.0
     """added in training: this times the torso's height in metres, for bodies that must get up first"""
     upright_starts: float = 0.0
@@ -64,16 +71,39 @@ class SACArgs:
 
 
 @dataclass
+class PPOArgs:
+    """Proximal policy optimisation; a step is one decision in one environment."""
+
+    total_steps: int = 10_000_000  # of all environments together
+    num_envs: int = 32  # environments that step together
+    rollout_length: int = 128  # steps of each environment between two updates
+    num_epochs: int = 10  # passes over what was played
+    batch_size: int = 256  # transitions per gradient step
+    hidden_dim: int = 128  # width of the two hidden layers of actor and critic
+    learning_rate: float = 3e-4  # Adam's at the beginning; falls linearly to zero
+    gamma: float = 0.99  # discount per step
+    gae_lambda: float = 0.95  # of the generalised advantage estimate: 0 trusts the critic, 1 the returns
+    clip: float = 0.2  # how far a probability may move from 1 × that of the policy that played
+    entropy_coef: float = 0.0  # weight of the entropy
+    value_coef: float = 0.5  # weight of the critic's loss
+    max_grad_norm: float = 0.5  # gradients are scaled down to this norm
+
+
+@dataclass
 class Args:
-    task: Literal["cheetah-run", "walker-run", "hopper-hop", "humanoid-walk"] = "cheetah-run"
-    """dm_control task (Section 3)"""
+    task: str = "cheetah-run"  # any task of dm_control's suite; four have shipped experts
+    algorithm: Literal["sac", "ppo"] = "sac"
+    """sac: actions within the bounds by tanh; ppo: unclipped means far outside, of which the clipped act"""
     seed: int = 0  # of the environments, the networks and the replay
     expert: Path | None = None
     """expert file (.npz) that training goes on from (none), or that --verify plays (experts/<task>.npz)"""
     output: Path = Path("runs/experts")  # folder for the expert, its learning curve and its checkpoint
+    action_repeat: int = 1
+    """simulation steps for which each action acts, rewards summed; --verify takes it from the expert"""
     eval_interval: int = 100_000  # steps between evaluations, of ten greedy episodes, and checkpoints
     verify: int | None = None  # play the expert so many episodes, print what they return, and stop
     sac: SACArgs = field(default_factory=SACArgs)
+    ppo: PPOArgs = field(default_factory=PPOArgs)
 
 
 # ---- The expert, a file ------------------------------------------------------------------------------------
@@ -82,9 +112,10 @@ class Args:
 class Expert:
     """A trained policy that plays greedily: a small MLP in numpy.
 
-    __call__: states (..., S) → actions (..., A) float32 in [-1, 1]. The file is an .npz below 1 MB: weight_i,
-    bias_i, state_mean, state_std, and `about`, a JSON text that says how it was trained. Hidden units are
-    ReLUs, the output is a tanh.
+    __call__: states (..., S) → actions (..., A) float32 in [-1, 1]. mean: the same before clipping, which for
+    PPO's Gaussians lies far outside. The file is an .npz below 1 MB: weight_i, bias_i, state_mean, state_std,
+    and `about`, a JSON text that says how it was trained. Hidden units are ReLUs; the output is a tanh, or
+    linear where `about` has "output": "mean".
     """
 
     def __init__(self, arrays: dict[str, np.ndarray]):
@@ -96,12 +127,16 @@ class Expert:
             self.layers.append((arrays[f"weight_{i}"], arrays[f"bias_{i}"]))
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
+        return np.clip(self.mean(states), -1, 1)
+
+    def mean(self, states: np.ndarray) -> np.ndarray:
         x = (states.astype(np.float32) - self.state_mean) / self.state_std
         x = np.clip(x, -10, 10)
         for weight, bias in self.layers[:-1]:
             x = np.maximum(x @ weight.T + bias, 0)
         weight, bias = self.layers[-1]
-        return np.tanh(x @ weight.T + bias)
+        x = x @ weight.T + bias
+        return x if self.about.get("output") == "mean" else np.tanh(x)
 
 
 def load_expert(path: Path) -> Expert:
@@ -114,7 +149,7 @@ def load_expert(path: Path) -> Expert:
         raise SystemExit(f"error: {path} is not an expert file: {error}")
 
 
-# ---- Soft actor-critic -------------------------------------------------------------------------------------
+# ---- Networks ----------------------------------------------------------------------------------------------
 
 
 def mlp(input_dim: int, hidden_dim: int, output_dim: int, layer_norm: bool) -> nn.Sequential:
@@ -128,6 +163,19 @@ def mlp(input_dim: int, hidden_dim: int, output_dim: int, layer_norm: bool) -> n
         nn.ReLU(),
         nn.Linear(hidden_dim, output_dim),
     )
+
+
+def linear_layers(network: nn.Module) -> list[nn.Linear]:
+    return [module for module in network.modules() if isinstance(module, nn.Linear)]
+
+
+def standardize(states: np.ndarray, statistics: RunningMeanStd) -> torch.Tensor:
+    """As `Expert` does it, with the statistics of all states seen so far."""
+    x = (states - statistics.mean) / (np.sqrt(statistics.var) + 1e-3)
+    return torch.as_tensor(np.clip(x, -10, 10), dtype=torch.float32)
+
+
+# ---- Soft actor-critic -------------------------------------------------------------------------------------
 
 
 def smaller_value(critics: nn.ModuleList, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
@@ -210,10 +258,11 @@ def descend(optim: torch.optim.Optimizer, loss: torch.Tensor):
 class ReplayBuffer:
     """The last transitions of all environments, by step and environment; they hold whole episodes."""
 
-    def __init__(self, args: SACArgs, state_dim: int, action_dim: int):
+    def __init__(self, args: SACArgs, episode_length: int, state_dim: int, action_dim: int):
         self.args = args
-        episodes = args.buffer_size // args.num_envs // args.episode_length
-        self.size = episodes * args.episode_length  # steps of all environments
+        self.episode_length = episode_length
+        episodes = args.buffer_size // args.num_envs // episode_length
+        self.size = episodes * episode_length  # steps of all environments
         self.states = np.zeros((self.size, args.num_envs, state_dim), np.float32)
         self.actions = np.zeros((self.size, args.num_envs, action_dim), np.float32)
         self.rewards = np.zeros((self.size, args.num_envs), np.float32)
@@ -234,8 +283,15 @@ class ReplayBuffer:
         filled = min(self.added, self.size)
         t = rng.integers(0, filled, args.batch_size)
         env = rng.integers(0, args.num_envs, args.batch_size)
-        episode_end = (t // args.episode_length + 1) * args.episode_length
-        t = np.minimum(t, np.minimum(episode_end, filled) - args.n_step)  # n steps of one episode
+        begin = t // self.episode_length * self.episode_length
+        end = np.minimum(begin + self.episode_length, filled)
+        if self.added > self.size:  # one episode is half written over: its new part ends where the old begins
+            head = self.added % self.size
+            cut = (begin < head) & (head < end)
+            begin = np.where(cut & (t >= head), head, begin)
+            end = np.where(cut & (t < head), head, end)
+            end = np.where(end - begin < args.n_step, begin, end)  # too short: the end of the part before
+        t = np.minimum(t, end - args.n_step)  # n steps of one episode
         rewards = sum(args.gamma**i * self.rewards[t + i, env] for i in range(args.n_step))
         return self.states[t, env], self.actions[t, env], rewards, self.next_states[t + args.n_step - 1, env]
 
@@ -256,16 +312,6 @@ class RandomBursts:
         return np.where(self.steps_left[:, None] > 0, self.actions, actions)
 
 
-def standardize(states: np.ndarray, statistics: RunningMeanStd) -> torch.Tensor:
-    """As `Expert` does it, with the statistics of all states seen so far."""
-    x = (states - statistics.mean) / (np.sqrt(statistics.var) + 1e-3)
-    return torch.as_tensor(np.clip(x, -10, 10), dtype=torch.float32)
-
-
-def linear_layers(network: nn.Module) -> list[nn.Linear]:
-    return [module for module in network.modules() if isinstance(module, nn.Linear)]
-
-
 def begin_from(expert: Expert, actor: nn.Module, statistics: RunningMeanStd):
     """Gives an actor the mean actions of an expert; its standard deviations stay as they are."""
     for linear, (weight, bias) in zip(linear_layers(actor), expert.layers):
@@ -279,20 +325,23 @@ def begin_from(expert: Expert, actor: nn.Module, statistics: RunningMeanStd):
 def train_sac(args: Args):
     """Trains an expert, and keeps the best by the mean of ten greedy returns."""
     sac = args.sac
-    if not sac.n_step < sac.episode_length <= EPISODE_LENGTH:
+    longest = EPISODE_LENGTH // args.action_repeat
+    episode_length = sac.episode_length or longest
+    if not 2 * sac.n_step <= episode_length <= longest:
         raise SystemExit(
-            f"error: --sac.episode-length {sac.episode_length}: "
-            f"more than --sac.n-step, at most {EPISODE_LENGTH}"
+            f"error: --sac.episode-length {episode_length}: at least 2 × --sac.n-step, at most {longest}"
         )
-    files = TrainingFiles(args, "sac", asdict(sac))
-    torch.manual_seed(args.seed)
+    if sac.buffer_size < sac.num_envs * episode_length:
+        raise SystemExit("error: --sac.buffer-size: must hold an episode of each of --sac.num-envs")
     num_upright = round(sac.upright_starts * sac.num_envs)
-    envs = make_state_envs(args.task, sac.num_envs, sac.height_reward, num_upright)
+    envs = make_state_envs(args.task, args.action_repeat, sac.num_envs, sac.height_reward, num_upright)
+    files = TrainingFiles(args)
+    torch.manual_seed(args.seed)
     state_dim = envs.single_observation_space.shape[0]
     action_dim = envs.single_action_space.shape[0]
     statistics = RunningMeanStd(shape=state_dim)
     agent = SAC(sac, state_dim, action_dim)
-    buffer = ReplayBuffer(sac, state_dim, action_dim)
+    buffer = ReplayBuffer(sac, episode_length, state_dim, action_dim)
     bursts = RandomBursts(sac, action_dim)
 
     first_step = files.step
@@ -302,12 +351,14 @@ def train_sac(args: Args):
         agent.load_state_dict(files.state["agent"])
         for optim, state in zip(agent.optims, files.state["optims"]):
             optim.load_state_dict(state)
-        for name, value in files.state["statistics"].items():
-            setattr(statistics, name, value.numpy())
+        set_statistics(statistics, files.state["statistics"])
     elif args.expert:
         expert = load_expert(args.expert)
-        if expert.layers[0][1].shape != (sac.hidden_dim,):
-            raise SystemExit(f"error: {args.expert} is {expert.about}; --sac.hidden-dim must be the same")
+        of_kind = (expert.about["task"], expert.about["algorithm"], len(expert.layers[0][1]))
+        if of_kind != (args.task, "sac", sac.hidden_dim):
+            raise SystemExit(
+                f"error: {args.expert} is {expert.about}; it must be of --task, SAC and --sac.hidden-dim"
+            )
         begin_from(expert, agent.actor, statistics)
         # first the expert's episodes fill the buffer, then the critics learn, then the policy changes
         first_step = sac.learning_starts
@@ -316,7 +367,7 @@ def train_sac(args: Args):
     progress = {"desc": f"sac {args.task}", "unit": "step", "unit_scale": True}
     bar = tqdm(total=sac.total_steps, initial=first_step, **progress)
     for step in range(first_step, sac.total_steps, sac.num_envs):
-        if (step - first_step) // sac.num_envs % sac.episode_length == 0:
+        if (step - first_step) // sac.num_envs % episode_length == 0:
             states, _ = envs.reset(seed=args.seed + step)
 
         if step < sac.learning_starts:
@@ -348,7 +399,163 @@ def train_sac(args: Args):
             state = {
                 "agent": agent.state_dict(),
                 "optims": [optim.state_dict() for optim in agent.optims],
-                "statistics": {name: torch.as_tensor(value) for name, value in vars(statistics).items()},
+                "statistics": saved_statistics(statistics),
+            }
+            score = files.evaluate_and_save(done, mean_layers(agent.actor, action_dim), statistics, state)
+            bar.set_postfix(greedy_return=f"{score:.0f}")
+    print(f"best of {len(files.curve)} evaluations: {files.expert}; learning curve: {files.picture}")
+
+
+# ---- Proximal policy optimisation --------------------------------------------------------------------------
+
+
+class PPO(nn.Module):
+    """An actor of Gaussians whose standard deviations do not depend on the state, and a critic."""
+
+    def __init__(self, args: PPOArgs, state_dim: int, action_dim: int):
+        super().__init__()
+        self.args = args
+        self.actor = mlp(state_dim, args.hidden_dim, action_dim, layer_norm=False)
+        self.log_std = nn.Parameter(torch.zeros(action_dim))
+        self.critic = mlp(state_dim, args.hidden_dim, 1, layer_norm=False)
+        for linear in linear_layers(self):
+            nn.init.orthogonal_(linear.weight, math.sqrt(2))
+            nn.init.zeros_(linear.bias)
+        nn.init.orthogonal_(self.actor[-1].weight, 0.01)  # first means about zero
+        nn.init.orthogonal_(self.critic[-1].weight, 1.0)
+        self.optim = torch.optim.Adam(self.parameters(), args.learning_rate, eps=1e-5, fused=True)
+
+    def policy(self, states: torch.Tensor) -> torch.distributions.Normal:
+        """Normalised states (B, S) → distribution of the unclipped actions (B, A)."""
+        return torch.distributions.Normal(self.actor(states), self.log_std.exp(), validate_args=False)
+
+    def value(self, states: torch.Tensor) -> torch.Tensor:
+        return self.critic(states)[..., 0]
+
+    def set_learning_rate(self, step: int):
+        rate = self.args.learning_rate * (1 - step / self.args.total_steps)
+        self.optim.param_groups[0]["lr"] = rate
+
+    def update(self, batch: tuple[torch.Tensor, ...]):
+        """One gradient step.
+
+        batch: normalised states (B, S), unclipped actions (B, A), their log-probability when they were played
+        (B,), advantages (B,), returns that the critic should expect (B,).
+        """
+        states, actions, old_log_prob, advantages, returns = batch
+        args = self.args
+        policy = self.policy(states)
+
+        ratio = (policy.log_prob(actions).sum(-1) - old_log_prob).exp()
+        advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
+        gain = torch.min(ratio * advantages, ratio.clamp(1 - args.clip, 1 + args.clip) * advantages)
+        value_loss = 0.5 * F.mse_loss(self.value(states), returns)
+        entropy = policy.entropy().sum(-1)
+        loss = args.value_coef * value_loss - gain.mean() - args.entropy_coef * entropy.mean()
+
+        self.optim.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters(), args.max_grad_norm)
+        self.optim.step()
+
+
+def estimate_advantages(args: PPOArgs, rewards, values, next_values, ended) -> torch.Tensor:
+    """Generalised advantage estimates (Schulman et al., 2016); everything (T, N).
+
+    ended: whether an episode's time was over after a step. The critic's value of the state after it still
+    counts, because no episode ends by what happens in it.
+    """
+    advantages = torch.zeros_like(rewards)
+    later = torch.zeros_like(rewards[0])
+    for t in reversed(range(len(rewards))):
+        error = rewards[t] + args.gamma * next_values[t] - values[t]
+        later = error + args.gamma * args.gae_lambda * torch.where(ended[t], 0, later)
+        advantages[t] = later
+    return advantages
+
+
+class RewardScale:
+    """Divides rewards by the standard deviation of their discounted sums so far."""
+
+    def __init__(self, args: PPOArgs):
+        self.gamma = args.gamma
+        self.sums = np.zeros(args.num_envs)
+        self.statistics = RunningMeanStd(shape=())
+
+    def __call__(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """Rewards (N,) and whether these were an episode's last (N,) → scaled rewards (N,)."""
+        self.sums = self.gamma * self.sums + rewards
+        self.statistics.update(self.sums)
+        self.sums[ended] = 0
+        return np.clip(rewards / np.sqrt(self.statistics.var + 1e-8), -10, 10)
+
+
+def train_ppo(args: Args):
+    """Trains an expert, and keeps the best by the mean of ten greedy returns."""
+    ppo = args.ppo
+    if args.expert:
+        raise SystemExit("error: --expert: --algorithm ppo goes on from nothing but its own checkpoint")
+    envs = make_state_envs(args.task, args.action_repeat, ppo.num_envs)
+    files = TrainingFiles(args)
+    torch.manual_seed(args.seed + files.step)
+    state_dim = envs.single_observation_space.shape[0]
+    action_dim = envs.single_action_space.shape[0]
+    statistics = RunningMeanStd(shape=state_dim)
+    reward_scale = RewardScale(ppo)
+    agent = PPO(ppo, state_dim, action_dim)
+    if files.step > 0:
+        agent.load_state_dict(files.state["agent"])
+        agent.optim.load_state_dict(files.state["optim"])
+        set_statistics(statistics, files.state["statistics"])
+        set_statistics(reward_scale.statistics, files.state["reward_statistics"])
+
+    states, _ = envs.reset(seed=args.seed + files.step)
+    # first episodes of all lengths, so that a rollout shows all parts of an episode from then on
+    episode_length = EPISODE_LENGTH // args.action_repeat
+    elapsed = np.arange(ppo.num_envs) * episode_length // ppo.num_envs
+    steps_per_rollout = ppo.num_envs * ppo.rollout_length
+    progress = {"desc": f"ppo {args.task}", "unit": "step", "unit_scale": True}
+    bar = tqdm(total=ppo.total_steps, initial=files.step, **progress)
+    for step in range(files.step, ppo.total_steps, steps_per_rollout):
+        rollout = []
+        for _ in range(ppo.rollout_length):
+            with torch.no_grad():
+                actions = agent.policy(standardize(states, statistics)).sample()
+            next_states, rewards, *_ = envs.step(actions.numpy().clip(-1, 1))
+            elapsed += 1
+            ended = elapsed == episode_length
+            rollout.append((states, actions.numpy(), reward_scale(rewards, ended), next_states, ended))
+            states = next_states
+            if ended.any():
+                states, _ = envs.reset(options={"reset_mask": ended})
+                elapsed[ended] = 0
+        states_seen, actions, rewards, next_states, ended = map(np.stack, zip(*rollout))
+
+        with torch.no_grad():
+            x = standardize(states_seen, statistics)
+            actions = torch.from_numpy(actions)
+            log_prob = agent.policy(x).log_prob(actions).sum(-1)
+            values = agent.value(x)
+            next_values = agent.value(standardize(next_states, statistics))
+            rewards = torch.as_tensor(rewards, dtype=torch.float32)
+            advantages = estimate_advantages(ppo, rewards, values, next_values, torch.from_numpy(ended))
+        played = [x, actions, log_prob, advantages, advantages + values]
+        played = [tensor.flatten(0, 1) for tensor in played]
+
+        agent.set_learning_rate(step)
+        for _ in range(ppo.num_epochs):
+            for rows in torch.randperm(steps_per_rollout).split(ppo.batch_size):
+                agent.update([tensor[rows] for tensor in played])
+        statistics.update(states_seen.reshape(-1, state_dim))
+
+        done = step + steps_per_rollout
+        bar.update(steps_per_rollout)
+        if step // args.eval_interval < done // args.eval_interval or done >= ppo.total_steps:
+            state = {
+                "agent": agent.state_dict(),
+                "optim": agent.optim.state_dict(),
+                "statistics": saved_statistics(statistics),
+                "reward_statistics": saved_statistics(reward_scale.statistics),
             }
             score = files.evaluate_and_save(done, mean_layers(agent.actor, action_dim), statistics, state)
             bar.set_postfix(greedy_return=f"{score:.0f}")
@@ -368,19 +575,42 @@ def mean_layers(actor: nn.Module, action_dim: int) -> list[tuple[np.ndarray, np.
     return layers
 
 
+def saved_statistics(statistics: RunningMeanStd) -> dict[str, torch.Tensor]:
+    return {name: torch.as_tensor(value) for name, value in vars(statistics).items()}
+
+
+def set_statistics(statistics: RunningMeanStd, saved: dict[str, torch.Tensor]):
+    for name, value in saved.items():
+        setattr(statistics, name, value.numpy())
+
+
+def hyperparameters(args: Args) -> dict:
+    return asdict(args.sac if args.algorithm == "sac" else args.ppo)
+
+
+def expert_name(args: Args) -> str:
+    """What an expert's files are called, without their endings."""
+    name = args.task
+    if args.action_repeat > 1:
+        name += f"__repeat{args.action_repeat}"
+    if args.algorithm == "ppo":
+        name += "__ppo"
+    return name
+
+
 class TrainingFiles:
     """In args.output: the best expert so far, the learning curve, and the checkpoint to go on from."""
 
-    def __init__(self, args: Args, algorithm: str, hyperparameters: dict):
+    def __init__(self, args: Args):
         self.args = args
-        self.algorithm = algorithm
-        self.hyperparameters = hyperparameters
-        self.expert = args.output / f"{args.task}.npz"
-        self.picture = args.output / f"{args.task}.png"
-        self.checkpoint = args.output / f"{args.task}.checkpoint.pt"
-        hidden_dim = hyperparameters["hidden_dim"]
-        num_envs = hyperparameters["num_envs"]
-        self.made_by = f"{algorithm}, seed {args.seed}, {hidden_dim} units, {num_envs} environments"
+        self.hyperparameters = hyperparameters(args)
+        name = expert_name(args)
+        self.expert = args.output / f"{name}.npz"
+        self.picture = args.output / f"{name}.png"
+        self.checkpoint = args.output / f"{name}.checkpoint.pt"
+        hidden_dim = self.hyperparameters["hidden_dim"]
+        num_envs = self.hyperparameters["num_envs"]
+        self.made_by = f"{args.algorithm}, seed {args.seed}, {hidden_dim} units, {num_envs} environments"
         self.step = 0
         self.curve = []
         self.best_score = -math.inf
@@ -392,7 +622,10 @@ class TrainingFiles:
         self.started = time.time() - self.seconds
 
     def load_checkpoint(self):
-        saved = torch.load(self.checkpoint, weights_only=True)
+        try:
+            saved = torch.load(self.checkpoint, weights_only=True)
+        except Exception as error:  # of zip or pickle
+            raise SystemExit(f"error: {self.checkpoint} cannot be read, remove it: {error}")
         if saved["made_by"] != self.made_by:
             raise SystemExit(
                 f"error: {self.checkpoint} was made by {saved['made_by']}; remove it or give another --output"
@@ -412,7 +645,9 @@ class TrainingFiles:
         seconds = time.time() - self.started
         about = {
             "task": self.args.task,
-            "algorithm": self.algorithm,
+            "action_repeat": self.args.action_repeat,
+            "algorithm": self.args.algorithm,
+            "output": "tanh" if self.args.algorithm == "sac" else "mean",
             "num_layers": len(layers),
             "seed": self.args.seed,
             "steps": step,
@@ -455,8 +690,8 @@ class TrainingFiles:
         means = [point["mean"] for point in self.curve]
         stds = [point["std"] for point in self.curve]
         figure = matplotlib.figure.Figure(figsize=(5, 3), layout="constrained")
-        axes = figure.add_subplot(xlabel="environment steps", ylabel="return, 10 greedy episodes")
-        axes.set_title(self.args.task)
+        axes = figure.add_subplot(xlabel="steps (decisions)", ylabel="return, 10 greedy episodes")
+        axes.set_title(self.expert.stem)
         axes.errorbar(steps, means, stds, elinewidth=0.5)
         figure.savefig(self.picture, dpi=120)
 
@@ -492,7 +727,8 @@ class EasierEnv(gym.Wrapper):
         super().__init__(env)
         self.height_reward = height_reward
         self.upright = upright
-        self.torso = env.unwrapped.physics.named.data.xpos["torso"]  # a view: x, y, z
+        if height_reward and "torso" not in env.unwrapped.physics.named.data.xpos.axes.row.names:
+            raise SystemExit("error: --sac.height-reward: the body of this task has no torso")
 
     def reset(self, *, seed=None, options=None):
         observation, info = self.env.reset(seed=seed, options=options)
@@ -507,28 +743,49 @@ class EasierEnv(gym.Wrapper):
 
     def step(self, action: np.ndarray):
         observation, reward, terminated, truncated, info = self.env.step(action)
-        reward += self.height_reward * self.torso[2]
+        if self.height_reward:
+            reward += self.height_reward * self.unwrapped.physics.named.data.xpos["torso", "z"]
         return observation, reward, terminated, truncated, info
 
 
-def make_state_env(task: str, height_reward: float, upright: bool) -> gym.Env:
-    return gym.wrappers.FlattenObservation(EasierEnv(load_task(task), height_reward, upright))
+class RepeatAction(gym.Wrapper):
+    """Each action acts for several simulation steps, whose rewards are summed."""
+
+    def __init__(self, env: gym.Env, action_repeat: int):
+        super().__init__(env)
+        self.action_repeat = action_repeat
+
+    def step(self, action: np.ndarray):
+        total = 0.0
+        for _ in range(self.action_repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += reward
+        return observation, total, terminated, truncated, info
 
 
-def make_state_envs(task: str, num_envs: int, height_reward: float = 0.0, num_upright: int = 0):
-    """Environments with flat states (num_envs, S), stepped together; no episode ends before 1,000 steps."""
+def make_state_env(task: str, action_repeat: int, height_reward: float, upright: bool) -> gym.Env:
+    env = EasierEnv(load_task(task), height_reward, upright)
+    return gym.wrappers.FlattenObservation(RepeatAction(env, action_repeat))
+
+
+def make_state_envs(
+    task: str, action_repeat: int, num_envs: int, height_reward: float = 0.0, num_upright: int = 0
+):
+    """Environments with flat states (num_envs, S), stepped together; no episode ends early."""
     makers = []
     for i in range(num_envs):
-        makers.append(functools.partial(make_state_env, task, height_reward, upright=i < num_upright))
+        maker = functools.partial(make_state_env, task, action_repeat, height_reward, upright=i < num_upright)
+        makers.append(maker)
     return gym.vector.SyncVectorEnv(makers, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
 
 
 def play_expert(expert: Expert, task: str, episodes: int, seed: int) -> np.ndarray:
     """Returns of greedy episodes without rendering, float64 (episodes,)."""
-    envs = make_state_envs(task, episodes)
+    action_repeat = expert.about.get("action_repeat", 1)
+    envs = make_state_envs(task, action_repeat, episodes)
     returns = np.zeros(episodes)
     states, _ = envs.reset(seed=seed)
-    for _ in range(EPISODE_LENGTH):
+    for _ in range(EPISODE_LENGTH // action_repeat):
         states, rewards, *_ = envs.step(expert(states))
         returns += rewards
     return returns
@@ -539,12 +796,15 @@ def play_expert(expert: Expert, task: str, episodes: int, seed: int) -> np.ndarr
 
 def verify(args: Args):
     """Prints what an expert returns over episodes whose seeds its training never used."""
-    path = args.expert or Path(__file__).parent / f"{args.task}.npz"
+    path = args.expert or Path(__file__).parent / f"{expert_name(args)}.npz"
     expert = load_expert(path)
+    if expert.about["task"] != args.task:
+        raise SystemExit(f"error: {path} plays {expert.about['task']}; give that as --task")
     print(f"{path}: {expert.about}")
     returns = play_expert(expert, args.task, args.verify, seed=args.seed + 10**6)
     result = {
         "task": args.task,
+        "action_repeat": expert.about.get("action_repeat", 1),
         "episodes": args.verify,
         "mean": round(returns.mean(), 2),
         "std": round(returns.std(), 2),
@@ -553,13 +813,34 @@ def verify(args: Args):
     print(json.dumps(result))
 
 
+def check_args(args: Args):
+    """Ends the program in one line where something is asked for that cannot be."""
+    from dm_control import suite
+
+    # lqr has no episodes of 1,000 steps
+    tasks = ["-".join(names) for names in suite.ALL_TASKS if names[0] != "lqr"]
+    if args.task not in tasks:
+        raise SystemExit(f"error: --task {args.task}: dm_control has {', '.join(tasks)}")
+    if args.action_repeat < 1 or EPISODE_LENGTH % args.action_repeat:
+        raise SystemExit(f"error: --action-repeat {args.action_repeat}: must divide {EPISODE_LENGTH}")
+    numbers = {"seed": args.seed + 1, "verify": args.verify, "eval-interval": args.eval_interval}
+    for name, value in hyperparameters(args).items():
+        numbers[f"{args.algorithm}.{name.replace('_', '-')}"] = value
+    for name, value in numbers.items():
+        if isinstance(value, int) and value < 1 or isinstance(value, float) and not 0 <= value < math.inf:
+            raise SystemExit(f"error: --{name}: too small or no number")
+
+
 def main(args: Args):
     os.environ["MUJOCO_GL"] = "disabled"  # nothing is rendered: no OpenGL needed
     torch.set_num_threads(1)  # the networks are too small to share
-    if args.verify:
+    check_args(args)
+    if args.verify is not None:
         verify(args)
-    else:
+    elif args.algorithm == "sac":
         train_sac(args)
+    else:
+        train_ppo(args)
 
 
 if __name__ == "__main__":

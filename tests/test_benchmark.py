@@ -15,12 +15,12 @@ import os
 import re
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import figures
+import h5py
 import measure
 import numpy as np
 import plot
@@ -28,6 +28,7 @@ import pytest
 import run as benchmark
 import stats
 import table
+import throughput
 import torch
 from conftest import ROOT, beside
 from PIL import Image
@@ -42,7 +43,7 @@ TINY = dataclasses.replace(
 
 
 def parse(job: benchmark.Job):
-    return importlib.import_module(job.command[0].removesuffix(".py")).parse_args(job.command[1:])
+    return importlib.import_module(job.command[0].removesuffix(".py").replace("/", ".")).parse_args(job.command[1:])
 
 
 def arguments(job: benchmark.Job) -> dict:
@@ -72,7 +73,7 @@ def write_run(
     folder: Path | None = None,
 ) -> Path:
     """A run's folder as the job's script leaves it, with returns about score times 100 and no weights."""
-    script, args, rng = job.command[0], arguments(job), np.random.default_rng(job.seed)
+    script, args, rng = Path(job.script).name, arguments(job), np.random.default_rng(job.seed)
     folder = (
         folder
         or ROOT / args["runs"] / f"{job.task}__{script.removesuffix('.py')}__{job.seed}__20260101-000000"
@@ -271,6 +272,87 @@ def test_data_is_collected_before_the_runs(tiny, executed):
     assert "--rerender" not in executed[0] and "--rerender" in executed[1] and "walker-run" in executed[0]
 
 
+@pytest.fixture
+def variant(tmp_path) -> Path:
+    """A script of one's own, anywhere: laom.py with another default and an argument more."""
+    source = (ROOT / "laom.py").read_text()
+    field = "    target_tau: float = 0.001  # step of the slow copy towards the encoder\n"
+    assert source.count(field) == 1
+    changed = field.replace("0.001", "0.01") + "    temperature: float = 0.5  # of the cosine\n"
+    path = tmp_path / "my scripts" / "laom_cosine.py"
+    path.parent.mkdir()
+    path.write_text(source.replace(field, changed))
+    return path
+
+
+@pytest.mark.parametrize("scale_name", list(SCALES))
+def test_a_variant_has_the_sizes_of_the_method_it_is_like(scale_name, variant):
+    scale = benchmark.with_variant(SCALES[scale_name], str(variant), "laom")
+    known = benchmark.identities(scale)
+    assert known["laom_cosine"] == known["laom"] | {
+        "script": "laom_cosine.py",
+        "lam.target_tau": 0.01,
+        "lam.temperature": 0.5,
+    }
+    figures = benchmark.list_figures(scale)
+    assert figures["figure_01"].distractors == ["bc", "idm", "lapo", "laom", "laom_cosine", "laom_supervised"]
+    assert figures["figure_07"].clean == ["lapo", "laom", "laom_cosine"]
+    assert figures["figure_06"] == benchmark.list_figures(SCALES[scale_name])["figure_06"]
+
+
+def test_a_variant_is_run_resumed_and_shown(tiny, variant, monkeypatch, capsys):
+    """Alone, beside the methods of a figure, and from its checkpoint with the run's own copy."""
+    like_laom = {"script": variant, "like": "laom"}
+    scale = benchmark.with_variant(SCALES["demo"], str(variant), "laom")
+    jobs = all_jobs(scale, tiny / "runs" / "demo", "figure_07")
+    touch_data(jobs)
+    by_command = {tuple(job.command): job for job in jobs}
+    commands = []
+
+    def write_instead(command: list[str]) -> bool:
+        """Writes the run that the command would make; measures nothing."""
+        commands.append(command)
+        if tuple(command) in by_command:
+            write_run(by_command[tuple(command)], score=0.7)
+        return True
+
+    monkeypatch.setattr(benchmark, "execute", write_instead)
+    begun = next(job for job in jobs if (job.name, job.difficulty) == ("laom_cosine", DISTRACTORS))
+    begun_folder = write_run(begun, unfinished=True)
+    with pytest.raises(SystemExit):  # what is resumed here writes no results.json
+        run_all(tiny, **like_laom)
+    trained = [command for command in commands if command[0] != "benchmark/measure.py"]
+    assert trained[0] == [str(begun_folder / "laom_cosine.py"), "--resume", str(begun_folder)]
+    assert {command[0] for command in trained[1:]} == {str(variant)} and len(trained) == 4
+    assert all("--lam.temperature" not in word for command in commands for word in command)
+
+    shutil.rmtree(begun_folder)
+    run_all(tiny, "figure_07", **like_laom)
+    assert [str(path) for path in tiny.glob("runs/demo/*/*/laom_cosine.py")] and len(jobs) == 24
+    note = json.loads((tiny / next(tiny.glob("runs/demo/laom_cosine/*/wall_clock.json"))).read_text())
+    assert (note["script"], note["like"]) == (str(variant), "laom")
+
+    capsys.readouterr()
+    plot_all(tiny, "figure_07", "figure_01", "table_2", partial=True)
+    assert pictures(tiny) == {"figure_01", "figure_07"}
+    assert "| laom_cosine | 0h 0m | 2, 8 | 4 |" in capsys.readouterr().out
+    bench = stats.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos")
+    assert len(bench.find("laom_cosine")) == len(bench.find("laom_cosine", CLEAN)) == 4
+    assert not {"laom"} & {name for run in bench.find("laom_cosine") for name in run.names}
+    (legend,) = figures.draw_curves(bench, "figure_07").legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert "laom_cosine, with distractors" in labels and "LAOM, without" in labels
+    (axes,) = figures.draw_summary(bench, "figure_01").axes
+    assert "0.70" not in axes.get_xticklabels()[0].get_text()
+    assert [tick.get_text().split("\n")[1] for tick in axes.get_xticklabels()][4] == "laom_cosine"
+    table.main(tuple(tiny.glob("runs/demo/laom_cosine/*")))
+    assert "laom_cosine__0__20260101-000000 (laom_cosine.py) | 0 | 8 |" in capsys.readouterr().out
+
+    variant.unlink()  # what it was is not known any more
+    assert not stats.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos").find("laom_cosine")
+    assert "is shown once benchmark/run.py has run laom_cosine.py" in capsys.readouterr().out
+
+
 def test_execute_waits_for_a_checkpoint(monkeypatch, tmp_path):
     """SIGTERM to the runner reaches the script, which may take its time; its exit status decides."""
     script = tmp_path / "script.py"
@@ -288,6 +370,7 @@ def test_execute_waits_for_a_checkpoint(monkeypatch, tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, benchmark.stop)
     threading.Thread(target=terminate).start()
     try:
         assert (
@@ -298,11 +381,38 @@ def test_execute_waits_for_a_checkpoint(monkeypatch, tmp_path):
             signal.signal(number, handler)
 
 
+def variant_args(**changes) -> benchmark.Args:
+    return benchmark.Args(("figure_07",), **changes)
+
+
 @pytest.mark.parametrize(
     "program,arguments,message",
     [
         ("run", benchmark.Args(("figure_99",)), "error: no figure figure_99"),
         ("run", benchmark.Args(("figure_01",), tasks=("fish-swim",)), "error: no task fish-swim"),
+        ("run", variant_args(script=Path("laom.py")), "error: --script PATH and --like METHOD go together"),
+        ("run", variant_args(like="laom"), "error: --script PATH and --like METHOD go together"),
+        ("run", variant_args(script=Path("nowhere.py"), like="laom"), "error: --script nowhere.py: no such"),
+        (
+            "run",
+            variant_args(script=ROOT / "README.md", like="laom"),
+            f"error: --script {ROOT}/README.md: no",
+        ),
+        (
+            "run",
+            variant_args(script=ROOT / "bc.py", like="laom"),
+            f"error: --script {ROOT}/bc.py: bc is a run",
+        ),
+        (
+            "run",
+            variant_args(script=Path(__file__), like="idm"),
+            "error: --like idm: figure_07: it is not compared there",
+        ),
+        (
+            "run",
+            variant_args(script=Path(__file__), like="laom"),
+            f"error: {__file__} defines no parse_args",
+        ),
         ("plot", plot.Args(("table_9",)), "error: no figure table_9"),
         ("plot", plot.Args(runs=("nowhere/*",)), "error: no results.json in nowhere/*"),
         ("plot", plot.Args(("table_4",), html=(Path("nowhere"),)), "error: nowhere is no finished run"),
@@ -556,7 +666,71 @@ def test_the_table_hides_what_no_policy_has_earned(tiny, capsys):
     )
     table.main((write_run(job, score=0.77),))
     row = capsys.readouterr().out.splitlines()[2]
-    assert row.endswith("| 0.300 \\| 0.300 | – | – | – |") and "0.77" not in row
+    assert row.endswith("| 0.300 \\| 0.300 | – | – | – | – |") and "0.77" not in row
+
+
+def change_results(folder: Path, **changes):
+    path = folder / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def printed_rows(capsys) -> list[list[str]]:
+    """The cells of the tables that were printed, but for the headers."""
+    lines = [
+        line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line[:2] == "| "
+    ]
+    return [cells for cells in lines if cells[0] not in ("run", "---")]
+
+
+def test_a_budget_without_returns(tiny, capsys):
+    """A file of another robot has no environment: the error of the policy stands alone. Another environment
+    has one return; a run without labels has none of all that."""
+    jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_07")
+    alone, elsewhere, without_labels = [write_run(job) for job in jobs[:3]]
+    decoded = {"action_mse/unseen_videos": 0.6, "action_mse_over_var/unseen_videos": 0.4}
+    played = {"return_mean": 71.25, "return_std": 2.5, "returns": [68.75, 73.75]}
+    own_task = {"task": "squares-push", "reference_return": None, "random_return": float("nan")}
+    change_results(alone, budgets={"2": {"decoded": decoded}, "8": {"decoded": decoded}}, **own_task)
+    change_results(elsewhere, budgets={"2": {"decoded": decoded, "environment": played}}, **own_task)
+    change_results(without_labels, budgets={})
+
+    table.main((alone, elsewhere, without_labels))
+    output = capsys.readouterr().out
+    cells = [line.strip("| ").split(" | ")[2:] for line in output.splitlines() if "(l" in line]
+    probe = "0.300 \\| 0.300"
+    assert cells == [
+        ["2", probe, "–", "0.400", "–", "–"],
+        ["8", probe, "–", "0.400", "–", "–"],
+        ["2", probe, "–", "0.400", "71.2 ± 2.5", "–"],
+        ["–", probe, "–", "–", "–", "–"],
+    ]
+    assert "squares-push, scale_easy_video_hard: expert 820.2, random –, score 1 is –" in output
+    table.main((alone, elsewhere), csv=tiny / "table.csv")
+    with open(tiny / "table.csv") as file:
+        records = list(csv.DictReader(file))
+    assert [record["policy_error/unseen_videos"] for record in records] == ["0.4"] * 3
+    assert [record["return_mean/environment"] for record in records] == ["", "", "71.25"]
+    assert {record["return_mean/seen_videos"] for record in records} == {""}
+
+    # plot.py: a card for any of them; in the overview those of the scale's tasks
+    change_results(alone, task="cheetah-run")
+    frames = [Image.fromarray(np.full((64, 128, 3), 20 * i, np.uint8)) for i in range(4)]
+    frames[0].save(elsewhere / "rollout_2.gif", save_all=True, append_images=frames[1:], duration=40)
+    plot_all(tiny, html=(alone, elsewhere))
+    overview = [row[4:] for row in printed_rows(capsys) if row[0] == "lapo" and len(row) == 10]
+    assert overview == [[number, probe, "–", "0.400", "–", "–"] for number in "28"]
+    page = (tiny / "pictures" / "demo.html").read_text()
+    assert page.count("<article") == 2 and "2 labelled trajectories; returns: environment 71" in page
+
+
+def test_results_that_are_not_whole(tiny):
+    (job, *_) = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_07")
+    path = write_run(job) / "results.json"
+    for text in (path.read_text()[:100], "", json.dumps({"script": "lapo.py"})):
+        path.write_text(text)
+        with pytest.raises(SystemExit) as error:
+            table.main((path.parent,))
+        assert str(error.value).startswith(f"error: {path} is not whole") and "\n" not in str(error.value)
 
 
 def test_draws_the_committed_runs(tmp_path, capsys):
@@ -646,17 +820,14 @@ def test_errors_of_a_lam_that_sees_the_change_and_of_one_that_does_not():
 
 
 @pytest.fixture
-def measured(finished, tmp_path, monkeypatch) -> Callable:
+def measured(finished, tmp_path) -> Callable:
     """Measures a copy of a script's run: its folder, and what measure.py has written beside the weights."""
 
     def measured(script: str, name: str, **changes) -> tuple[Path, dict]:
         folder = tmp_path / "run"
         if not folder.exists():
             shutil.copytree(finished(script), folder)
-        monkeypatch.delitem(
-            sys.modules, script.removesuffix(".py"), raising=False
-        )  # the run's own copy takes its place
-        measure.main(measure.Args(folder, device="cpu", **changes))
+        measure.main(measure.Args((folder,), device="cpu", **changes))
         return folder, json.loads((folder / f"{name}.json").read_text())
 
     return measured
@@ -698,11 +869,9 @@ def test_twins_and_reconstruction(measured, collect_short, short_file, tmp_path,
     _, same = measured("laom_supervised.py", "lam_2", twin_data=(str(val),))
     assert same[f"distractor_share/twin:{val}"] < 1e-3  # a file is its own twin
     assert same["shuffled_loss_ratio"] == pytest.approx(measures["shuffled_loss_ratio"], rel=1e-3)
-    with pytest.raises(SystemExit, match="is no twin of"):
-        measured("laom_supervised.py", "lam_2", twin_data=(str(short_file),))
     for path in (folder / "lam_9.pt", folder / "actor_2.pt", tmp_path):
-        with pytest.raises(SystemExit, match="is no finished first stage"):
-            measure.main(measure.Args(path))
+        with pytest.raises(SystemExit, match="no finished first stage"):
+            measure.main(measure.Args((path,)))
 
     capsys.readouterr()
     table.main((folder, tmp_path))
@@ -720,19 +889,119 @@ def test_twins_and_reconstruction(measured, collect_short, short_file, tmp_path,
     )
 
 
-def test_a_variant_without_what_is_measured(finished, tmp_path, monkeypatch):
+def failures(*paths: Path, **changes) -> list[str]:
+    """What measure.py says at the end of measuring these; its exit status is 1 where that is text."""
+    with pytest.raises(SystemExit) as error:
+        measure.main(measure.Args(paths, device="cpu", **changes))
+    first, *others = str(error.value).splitlines()
+    assert first.startswith("error: ")
+    return others if first == "error: these failed:" else [first.removeprefix("error: "), *others]
+
+
+def test_what_fails_is_said_at_the_end_and_completed_afterwards(finished, tmp_path, capsys):
+    """A truncated file of weights and an empty one, truncated arguments, a script that breaks, and what is no
+    run at all; what is whole is measured in spite of them, and not again with --only-missing."""
+    folder = Path(shutil.copytree(finished("idm.py"), tmp_path / "run"))
+    whole = (folder / "idm_2.pt").read_bytes()
+    (folder / "idm_1.pt").write_bytes(whole[: len(whole) // 2])
+    (folder / "idm_3.pt").touch()
+    cut, broken = [Path(shutil.copytree(folder, tmp_path / name)) for name in ("cut", "broken")]
+    (cut / "args.json").write_text((cut / "args.json").read_text()[:200])
+    script = (broken / "idm.py").read_text()
+    (broken / "idm.py").write_text(script.replace("def load_data(args):", "def load_data(args):\n    1 / 0"))
+
+    lines = failures(cut, tmp_path / "nowhere", broken, folder)
+    errors = capsys.readouterr().err
+    starts = [
+        f"{cut}: args.json is not whole: ",
+        f"{tmp_path}/nowhere: no finished first stage: ",
+        f"{broken}: ZeroDivisionError: division by zero",
+        f"{folder}/idm_1.pt: idm_1.pt holds no whole weights of this network: ",
+        f"{folder}/idm_3.pt: idm_3.pt holds no whole weights of this network: ",
+    ]
+    assert len(lines) == len(starts) and all(map(str.startswith, lines, starts)), lines
+    assert errors.count("Traceback") == 1  # of what nobody foresaw
+    measured = [path.name for path in tmp_path.glob("*/idm_*.json*")]
+    assert measured == ["idm_2.json"]
+
+    (folder / "idm_2.json").write_text(json.dumps({"effective_rank": 0}))
+    (folder / "idm_1.pt").write_bytes(whole)
+    (folder / "idm_3.pt").unlink()
+    measure.main(measure.Args((folder,), device="cpu", only_missing=True))
+    assert json.loads((folder / "idm_2.json").read_text()) == {"effective_rank": 0}
+    assert json.loads((folder / "idm_1.json").read_text())["effective_rank"] > 0
+    twin = beside(Path(json.loads((folder / "args.json").read_text())["data"][0]))  # a file is its own
+    asked = measure.Args((folder,), twin_data=(str(twin),), only_missing=True)
+    assert not measure.is_measured(folder / "idm_1.pt", asked)
+
+
+def test_what_is_no_twin(finished, short_file, other_task, tmp_path):
+    """Another file, one of another task, one with other states, a text, a name of nothing."""
+    folder = Path(shutil.copytree(finished("idm.py"), tmp_path / "run"))
+    moved, text = tmp_path / "moved.hdf5", tmp_path / "text.hdf5"
+    shutil.copy(beside(short_file), moved)
+    with h5py.File(moved, "a") as file:
+        file["0/states"][:] += 1
+    text.write_text("no HDF5")
+    for twin in (short_file, other_task, moved):
+        (line,) = failures(folder, twin_data=(str(twin),))
+        assert line.startswith(f"{folder}: {twin} is no twin of {beside(short_file)}")
+    for twin in (text, tmp_path / "nowhere.hdf5"):
+        (line,) = failures(folder, twin_data=(str(twin),))
+        assert line.startswith(f"{folder}: {twin} is no dataset")
+    assert not list(folder.glob("*.json.partial")) and not (folder / "idm_2.json").exists()
+
+
+def test_the_help_says_that_scripts_are_executed(capsys):
+    with pytest.raises(SystemExit):
+        measure.tyro.cli(measure.Args, description=measure.__doc__, args=["--help"])
+    words = " ".join(re.sub("[│╭╰─]", " ", capsys.readouterr().out).split())
+    assert "EXECUTES the script" in words and "measure only runs that you trust" in words
+    assert "the runs' scripts are executed: trust them" in words
+
+
+def test_a_variant_without_what_is_measured(finished, tmp_path):
     """One line says what its script lacks."""
     folder = Path(shutil.copytree(finished("laom.py"), tmp_path / "run"))
     source = (folder / "laom.py").read_text()
     (folder / "laom.py").write_text(
         source.replace("def fit_ridge", "def fit_rigde").replace("fit_ridge(", "fit_rigde(")
     )
-    monkeypatch.delitem(sys.modules, "laom", raising=False)
     with pytest.raises(
         SystemExit, match="error: .*laom.py does not define fit_ridge, which benchmark/measure.py needs"
     ):
-        measure.main(measure.Args(folder))
-    with pytest.raises(
-        SystemExit, match="error: .*bc.py defines neither LAM nor IDM|is no finished first stage"
-    ):
-        measure.main(measure.Args(finished("bc.py")))
+        measure.main(measure.Args((folder,)))
+    with pytest.raises(SystemExit, match="error: .*bc__0.*: no finished first stage"):
+        measure.main(measure.Args((finished("bc.py"),)))
+
+
+# ---- throughput.py -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", throughput.STAGES)
+def test_every_stage_can_be_timed(stage, short_file, monkeypatch):
+    """One update, small: a speed, FLOPs, and parts of its time that are not more than the whole."""
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")  # which it sets: so it ends with the test
+    kind = stage.split(".")[1]
+    flags = f"--{kind}.batch-size 16 --bc.encoder-scale 1 --device cpu --precision fp32 --no-compile"
+    if stage != "bc.bc":
+        flags += " --num-labeled-trajectories 2"
+    train = throughput.Train(data=str(short_file), num_updates=1, flags=flags)
+    result = throughput.measure_speed(stage, train)
+    assert result["transitions_per_second"] > 0 and result["gflop_per_transition"] > 0.01
+    shares = throughput.measure_shares(stage, train)
+    assert shares.keys() == {*throughput.PARTS, "rest"} and -0.01 < min(shares.values()) < 1
+    assert (shares["augmentation"] > 0) == (kind == "lam" and stage != "lapo.lam")
+    assert min(shares["data"], shares["forward"], shares["backward"], shares["optimiser"]) > 0
+
+
+def test_the_rendering_that_is_compared():
+    """Our pictures are those of dm_control's defaults, nearly; the same distractors drift in both."""
+    args = throughput.Collect()
+    video = throughput.collect_data.dead_leaves_video(0, num_frames=2)
+    pictures = []
+    for default in (True, False):
+        env = throughput.make_env(args, default, video)
+        env.reset(seed=0)
+        pictures.append(env.step(np.zeros(env.action_space.shape))[0].astype(float))
+    assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 6

@@ -31,6 +31,7 @@ REASONS: dict[str, dict[str, str]] = {
         "lapo.py": "predicts pixels, VQ codebooks",
         "laom.py": "predicts embeddings: target, heads, augmentation",
         "laom_supervised.py": "labelled batches and their loss",
+        "variants/lapo_vq.py": "the original's pairs and z; the weight of the commitment",
     },
     "BCArgs": {
         "idm.py": "clones the IDM's labels: its own schedule (Table 11)",
@@ -42,6 +43,7 @@ REASONS: dict[str, dict[str, str]] = {
         "laom_supervised.py": "sizes of its stages, one budget",
         "idm.py": "sizes of its stages: IDM and actor",
         "bc.py": "sizes of its one stage",
+        "variants/lapo_vq.py": "z has the original's size",
     },
     "PRESETS": {
         "collect_data.py": "datasets, not methods",
@@ -51,11 +53,15 @@ REASONS: dict[str, dict[str, str]] = {
         "lapo.py": "a U-Net of pixels, two encoders",
         "laom.py": "one encoder, IDM and FDM in its embedding, FSQ",
         "laom_supervised.py": "an action head",
+        "variants/lapo_vq.py": "codebooks",
+        "variants/laom_fsq.py": "quantised",
     },
     "train_lam": {
         "lapo.py": "the loss in pixels",
         "laom.py": "the loss in embeddings, against a slow copy",
         "laom_supervised.py": "labelled batches",
+        "variants/lapo_vq.py": "the commitment, codebooks that follow",
+        "variants/masklam.py": "the loss counts masks",
     },
     "train_actor": {
         "idm.py": "labels are the IDM's actions",
@@ -68,6 +74,10 @@ REASONS: dict[str, dict[str, str]] = {
         "laom_supervised.py": "labelled batch size",
         "idm.py": "its batch sizes",
         "bc.py": "its batch sizes; a budget may be all trajectories",
+        "variants/masklam.py": "masks must be there",
+    },
+    "Dataset": {
+        "variants/masklam.py": "a second array per frame: masks",
     },
     "parse_args": {
         "collect_data.py": "other refusals: there is no run to resume",
@@ -81,11 +91,18 @@ REASONS: dict[str, dict[str, str]] = {
     },
 }
 
+# variant → the script whose reasons it has where it has none of its own
+LIKE = {
+    "variants/lapo_vq.py": "lapo.py",
+    "variants/laom_fsq.py": "laom.py",
+    "variants/masklam.py": "lapo.py",
+}
 
-def read_scripts() -> dict[str, str]:
-    """The text of each script, by its path in the repository."""
-    paths = [*ROOT.glob("*.py"), ROOT / "experts/train_expert.py", *ROOT.glob("variants/*.py")]
-    return {str(path.relative_to(ROOT)): path.read_text() for path in sorted(paths)}
+
+def read_scripts(root: Path = ROOT) -> dict[str, str]:
+    """The text of each script, by its path in the repository: those at the top, variants, train_expert.py."""
+    paths = [*root.glob("*.py"), root / "experts/train_expert.py", *root.glob("variants/*.py")]
+    return {str(path.relative_to(root)): path.read_text() for path in sorted(paths)}
 
 
 def definitions(source: str) -> dict[str, tuple[int, int]]:
@@ -119,10 +136,16 @@ def find_copies(sources: dict[str, str]) -> dict[str, dict[str, str]]:
     return {name: places for name, places in copies.items() if len(places) > 1}
 
 
+def with_variants(why: dict[str, str], places: dict[str, str]) -> dict[str, str]:
+    """The reasons of a name, those of variants included."""
+    inherited = {script: why[like] for script, like in LIKE.items() if script in places and like in why}
+    return inherited | why
+
+
 def find_faults(sources: dict[str, str], reasons: dict[str, dict[str, str]]) -> list[str]:
     faults, copies = [], find_copies(sources)
     for name, places in copies.items():
-        why = reasons.get(name, {})
+        why = with_variants(reasons.get(name, {}), places)
         groups = defaultdict(list)  # reason → scripts
         for script in places:
             groups[why.get(script)].append(script)
@@ -150,6 +173,20 @@ def test_copies_agree():
     assert not faults, "\n".join(faults)
 
 
+def test_the_check_reads_every_script(tmp_path):
+    """Also one of one's own at the top, and a variant; a copy that was edited there alone is a fault."""
+    scripts = ["laom.py", "laom_mine.py", "variants/masklam.py", "experts/train_expert.py"]
+    for script in [*scripts, "benchmark/run.py", "tests/test_laom.py"]:
+        path = tmp_path / script
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"def f():\n    return {script in scripts[1:3]}\n")
+    sources = read_scripts(tmp_path)
+    assert sorted(sources) == sorted(scripts)
+    differing = "f differs: experts/train_expert.py, laom.py | laom_mine.py, variants/masklam.py"
+    assert find_faults(sources, {}) == [differing]
+    assert {"laom.py", "collect_data.py", "experts/train_expert.py"} < read_scripts().keys()
+
+
 def test_the_check_sees_faults():
     one, other = "def f():\n    return 1\n", "def f():\n    return 2\n"
     assert find_faults({"a.py": one, "b.py": one}, {}) == []
@@ -172,8 +209,9 @@ def test_the_check_sees_faults():
 
 def spread(script: str, name: str):
     """Writes one script's copy over the copies with the same reason in the others."""
-    sources, why = read_scripts(), REASONS.get(name, {})
+    sources = read_scripts()
     copies = find_copies(sources).get(name, {})
+    why = with_variants(REASONS.get(name, {}), copies)
     if script not in copies:
         sys.exit(f"error: {name} does not stand in {script} and in another script")
     for other in copies:

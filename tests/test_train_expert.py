@@ -1,5 +1,5 @@
-"""experts/train_expert.py: what training writes, how it goes on, what makes bodies get up, and the shipped
-experts."""
+"""experts/train_expert.py: what training writes, how it goes on, what makes bodies get up, that PPO learns,
+actions that are held, and the shipped experts."""
 
 import json
 from pathlib import Path
@@ -44,6 +44,9 @@ def test_training_writes_an_expert_and_continues(tmp_path, capsys):
         train(tmp_path, 6000, episode_length=200)
     checkpoint = torch.load(tmp_path / "cheetah-run.checkpoint.pt", weights_only=True)
     assert [point["step"] for point in checkpoint["curve"]] == [2000, 4000]
+    (tmp_path / "cheetah-run.checkpoint.pt").write_bytes(b"cut off")
+    with pytest.raises(SystemExit, match="error: .*checkpoint.pt cannot be read, remove it"):
+        train(tmp_path, 4000)
 
 
 def test_training_goes_on_from_a_shipped_policy(tmp_path):
@@ -55,14 +58,14 @@ def test_training_goes_on_from_a_shipped_policy(tmp_path):
         train_expert.load_expert(path).layers[-1] for path in (expert, tmp_path / "cheetah-run.npz")
     )
     assert all(np.array_equal(one, other) for one, other in zip(shipped, found, strict=True))
-    with pytest.raises(SystemExit, match="error: .*hidden-dim must be the same"):
+    with pytest.raises(SystemExit, match="error: .* must be of --task, SAC and --sac.hidden-dim"):
         train(tmp_path / "other", 2400, expert, hidden_dim=128)
 
 
 def test_training_may_reward_height_and_begin_upright():
     rewards, states = [], []
     for height_reward in (0.0, 2.0):
-        envs = train_expert.make_state_envs("hopper-hop", 2, height_reward, num_upright=1)
+        envs = train_expert.make_state_envs("hopper-hop", 1, 2, height_reward, num_upright=1)
         states.append(envs.reset(seed=4)[0])
         torso = [env.unwrapped.physics.named.data.xmat["torso", "zz"] for env in envs.envs]
         assert (
@@ -87,22 +90,19 @@ def test_training_may_hold_random_actions():
     assert np.array_equal(actions[~random], policy[~random])
 
 
-def test_replay_keeps_to_episodes():
-    """n-step rewards of transitions that follow one another in one environment and one episode."""
-    args = train_expert.SACArgs(num_envs=2, buffer_size=80, episode_length=10, batch_size=500, n_step=3)
-    buffer = train_expert.ReplayBuffer(args, 2, 1)
-    for step in range(
-        60
-    ):  # 40 are kept; a state is (step, environment), a reward 2 to the power of the step in its episode
-        states = np.array([[step, 0], [step, 1]], np.float32)
+@pytest.mark.parametrize("steps", [40, *range(60, 71)])
+def test_replay_keeps_to_episodes(steps):
+    """n-step rewards of transitions that follow one another in one environment and one episode, wherever the
+    buffer of 40 steps is being written over."""
+    args = train_expert.SACArgs(num_envs=2, buffer_size=80, batch_size=500, n_step=3)
+    buffer = train_expert.ReplayBuffer(args, 10, 2, 1)
+    for step in range(steps):
+        states = np.array([[step, 0], [step, 1]], np.float32)  # step and environment
         buffer.add(states, states[:, :1], np.full(2, 2.0 ** (step % 10)), states + [1, 0])
     states, actions, rewards, next_states = buffer.sample(np.random.default_rng(0))
     start = states[:, 0] % 10
-    assert (
-        states[:, 0].min() >= 20
-        and np.array_equal(actions[:, 0], states[:, 0])
-        and set(states[:, 1]) == {0, 1}
-    )
+    assert states[:, 0].min() >= steps - 40 and states[:, 0].max() > steps - 10
+    assert np.array_equal(actions[:, 0], states[:, 0]) and set(states[:, 1]) == {0, 1}
     assert np.array_equal(next_states, states + [3, 0]) and start.max() == 7
     assert np.allclose(rewards, 2**start * (1 + 0.99 * 2 + 0.99**2 * 4))
 
@@ -113,7 +113,7 @@ def test_states_are_those_that_collections_record(task):
     train."""
     env, flat = (
         collect_data.DistractingControl(collect_data.load_task(task), 0, 0, []),
-        train_expert.make_state_env(task, 0, False),
+        train_expert.make_state_env(task, 1, 0, False),
     )
     actions = [np.sin(np.arange(env.action_space.shape[0]) + step) for step in range(100)]
     planned = iter(actions)
@@ -136,11 +136,104 @@ def test_standardised_states_are_those_of_the_expert():
     assert np.allclose(torch.tanh(mean).detach().numpy(), expert(states), atol=1e-4)
 
 
-def test_verify_plays_the_shipped_expert():
-    result = run("experts/train_expert.py", "--task", "cheetah-run", "--verify", 5)
+def test_ppo_learns_and_continues(tmp_path, capsys):
+    """Returns rise in a training of two parts; the file holds the actor's means, unclipped, and plays them
+    clipped."""
+    for total_steps in (2400, 12000):
+        ppo = train_expert.PPOArgs(total_steps, num_envs=8, rollout_length=75, batch_size=100)
+        ppo.learning_rate = 3e-3
+        ppo.num_epochs = 6
+        args = train_expert.Args(algorithm="ppo", action_repeat=2, output=tmp_path, ppo=ppo)
+        args.eval_interval = 6000
+        train_expert.train_ppo(args)
+    assert "continuing from" in capsys.readouterr().out
+    checkpoint = torch.load(tmp_path / "cheetah-run__repeat2__ppo.checkpoint.pt", weights_only=True)
+    assert [point["step"] for point in checkpoint["curve"]] == [2400, 6000, 12000]
+    returns = [point["mean"] for point in checkpoint["curve"]]
+    assert returns[-1] > 3 * returns[0] and returns[-1] > 3  # without training: below 0.5
+
+    expert = collect_data.load_expert(tmp_path / "cheetah-run__repeat2__ppo.npz")
+    assert expert.about["algorithm"] == "ppo" and expert.about["action_repeat"] == 2
+    agent = train_expert.PPO(ppo, 17, 6)
+    agent.load_state_dict(checkpoint["agent"])
+    statistics = RunningMeanStd(shape=17)
+    train_expert.set_statistics(statistics, checkpoint["statistics"])
+    states = np.random.default_rng(0).normal(0, 5, (50, 17))
+    with torch.no_grad():
+        means = agent.actor(train_expert.standardize(states, statistics)).numpy()
+    assert np.abs(means).max() > 1 and np.allclose(expert.mean(states), means, atol=1e-4)
+    assert np.array_equal(expert(states), expert.mean(states).clip(-1, 1))
+
+
+def test_advantages_are_sums_of_errors_within_an_episode():
+    args = train_expert.PPOArgs(gamma=0.9, gae_lambda=0.8)
+    rewards, values, next_values = torch.randn(3, 6, 2)
+    ended = torch.zeros(6, 2, dtype=torch.bool)
+    ended[2, 1] = True
+    advantages = train_expert.estimate_advantages(args, rewards, values, next_values, ended)
+    errors = rewards + 0.9 * next_values - values
+    assert torch.allclose(advantages[0, 0], sum(0.72**k * errors[k, 0] for k in range(6)))
+    assert torch.allclose(advantages[0, 1], sum(0.72**k * errors[k, 1] for k in range(3)))
+    assert torch.allclose(advantages[3, 1], sum(0.72 ** (k - 3) * errors[k, 1] for k in range(3, 6)))
+
+
+def test_actions_may_act_for_several_steps(monkeypatch):
+    """An expert of two steps an action decides 500 times; states and rewards are those of actions given
+    twice."""
+    monkeypatch.setattr(train_expert, "EPISODE_LENGTH", 1000)
+    expert = train_expert.load_expert(ROOT / "experts" / "cheetah-run.npz")
+    expert.about["action_repeat"] = 2
+    actions = []
+
+    def decide(self, states: np.ndarray) -> np.ndarray:
+        actions.append(self.mean(states))
+        return actions[-1]
+
+    monkeypatch.setattr(train_expert.Expert, "__call__", decide)
+    returns = train_expert.play_expert(expert, "cheetah-run", episodes=2, seed=3)
+    assert len(actions) == 500
+
+    held, single = (train_expert.make_state_env("cheetah-run", repeat, 0, False) for repeat in (2, 1))
+    total = 0
+    assert np.array_equal(held.reset(seed=3)[0], single.reset(seed=3)[0])
+    for step, (action, _) in enumerate(actions):
+        states, reward, _, truncated, _ = held.step(action)
+        expected = [single.step(action) for _ in range(2)]
+        assert np.array_equal(states, expected[1][0]) and reward == expected[0][1] + expected[1][1]
+        assert truncated == (step == 499)
+        total += reward
+    assert total == pytest.approx(returns[0])
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"task": "fish-swimm"}, "--task fish-swimm: dm_control has .*fish-swim, .*walker-run"),
+        ({"action_repeat": 3}, "--action-repeat 3: must divide"),
+        ({"verify": 0}, "--verify"),
+        ({"seed": -1}, "--seed"),
+        ({"sac": train_expert.SACArgs(learning_rate=float("nan"))}, "--sac.learning-rate"),
+        ({"algorithm": "ppo", "ppo": train_expert.PPOArgs(num_envs=0)}, "--ppo.num-envs"),
+        ({"algorithm": "ppo", "expert": Path("any.npz")}, "--expert"),
+        ({"task": "cartpole-swingup", "sac": train_expert.SACArgs(height_reward=1)}, "--sac.height-reward"),
+        ({"sac": train_expert.SACArgs(buffer_size=6000)}, "--sac.buffer-size"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(change, message, tmp_path):
+    with pytest.raises(SystemExit, match=f"error: {message}"):
+        train_expert.main(train_expert.Args(output=tmp_path / "new", **change))
+    assert not (tmp_path / "new").exists()
+
+
+def test_any_task_of_the_suite_has_an_environment():
+    envs = train_expert.make_state_envs("fish-swim", 4, 2)
+    states, _ = envs.reset(seed=0)
+    assert states.shape == (2, 24) and (envs.step(np.zeros((2, 5), np.float32))[1] > 0).all()
+
+
+@pytest.mark.parametrize("repeat,least", [(1, 800), (4, 720)])
+def test_verify_plays_the_shipped_expert(repeat, least):
+    result = run("experts/train_expert.py", "--task", "cheetah-run", "--action-repeat", repeat, "--verify", 5)
     line = json.loads(result.stdout.splitlines()[-1])
-    assert (
-        set(line) == {"task", "episodes", "mean", "std", "min"}
-        and line["episodes"] == 5
-        and line["mean"] > 800
-    )
+    assert set(line) == {"task", "action_repeat", "episodes", "mean", "std", "min"}
+    assert line["episodes"] == 5 and line["action_repeat"] == repeat and line["mean"] > least
