@@ -674,20 +674,16 @@ class Run:
     def start_tracking(self, data):
         """Weights & Biases, if wanted: the folder's name is the run's, updates of a stage are its steps."""
         name = Path(self.folder).name
-        tags = [SCRIPT.stem, data.task, data.difficulty]
-        try:
-            wandb.init(
-                project="latent-actions",
-                id=name,
-                name=name,
-                group=f"{SCRIPT.stem} {data.task}",
-                tags=tags,
-                resume="allow",
-                mode=None if self.args.track else "disabled",
-                config=asdict(self.args),
-            )
-        except wandb.errors.UsageError as error:
-            raise SystemExit(f"error: --track: {error}")
+        wandb.init(
+            project="latent-actions",
+            id=name,
+            name=name,
+            group=f"{SCRIPT.stem} {data.task}",
+            tags=[SCRIPT.stem, data.task, data.difficulty],
+            resume="allow",
+            mode=None if self.args.track else "disabled",
+            config=asdict(self.args),
+        )
         wandb.define_metric("*", step_metric="step")
 
     def steps(self, stage, total, batch_size, **parts):
@@ -1062,11 +1058,7 @@ def find_environments(args, data):
     environments = {}
     if args.eval.env_id:
         environments["environment"] = partial(make_gym_env, args.eval.env_id)
-        try:
-            action_shape = gym.make(args.eval.env_id).action_space.shape
-        except gym.error.Error as error:
-            raise SystemExit(f"error: --eval.env-id: {error}")
-        if action_shape != data.actions.shape[1:]:
+        if gym.make(args.eval.env_id).action_space.shape != data.actions.shape[1:]:
             raise SystemExit(
                 f"error: --eval.env-id {args.eval.env_id}: its actions are not those of the data"
             )
@@ -1304,5 +1296,7 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(parse_args(sys.argv[1:]))
+    except (gym.error.Error, wandb.errors.UsageError) as error:  # no such environment, nobody logged in
+        raise SystemExit(f"error: {error}")
     except (KeyboardInterrupt, EOFError, OSError) as error:  # Ctrl-C, a dead worker, a full disk
         raise SystemExit(f"error: {str(error) or type(error).__name__}")
