@@ -70,6 +70,10 @@ class LAMArgs:
     encoder_scale: int = 6  # the encoder's three blocks have (16, 32, 32) times as many channels
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
 
+    def __post_init__(self):
+        if self.latent_action_dim % 32:
+            raise SystemExit(f"error: --lam.latent-action-dim {self.latent_action_dim}: not a multiple of 32")
+
 
 @dataclass
 class BCArgs:
