@@ -667,6 +667,9 @@ class Dataset:
     def read(self, file, number, limit):
         """Yields file, first byte and number of frames, return, and the arrays of each trajectory."""
         task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
+        world = file.attrs.get("world", 1 if "random_return" in file.attrs else WORLD)
+        if world != WORLD:
+            raise ValueError(f"it shows world {world}, not {WORLD}; collect_data.py collects it again")
         self.task = self.task or task
         self.attributes = self.attributes or dict(file.attrs)
         self.difficulty = self.attributes.get("difficulty", "vanilla")
@@ -788,6 +791,7 @@ class Run:
             "task": data.task,
             "difficulty": data.difficulty,
             "seed": args.seed,
+            "world": WORLD,
             "dataset_return": round(float(np.mean(data.returns)), 2),
             "random_return": round(float(data.attributes.get("random_return", nan)), 2),
             "reference_return": args.eval.reference_return or table_3[data.difficulty == "vanilla"],
@@ -1228,8 +1232,9 @@ def find_environments(args, data):
             )
     elif is_in_suite(data.task):
         settings = (data.task, data.difficulty, args.eval.backgrounds)
+        action_repeat = int(data.attributes.get("action_repeat", 1))
         for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
-            environments[name] = partial(make_env, *settings, split)
+            environments[name] = partial(make_env, *settings, split, action_repeat)
             load_videos(args.eval.backgrounds, split, data.difficulty)
     else:
         print(f"no episodes: {data.task} is no task of dm_control's suite (--eval.env-id plays in Gymnasium)")
