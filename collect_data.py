@@ -8,6 +8,7 @@ videos, which the learner of the other scripts never sees.
 
     python collect_data.py demo                         # 24 + 8 cheetah-run trajectories in data/, minutes
     python collect_data.py --task walker-run            # the paper's size: 5,000 + 50 trajectories, 63 GB
+    python collect_data.py --task fish-swim --expert fish.npz --masks      # any task; also where the agent is
     python collect_data.py --shard 3/16                 # the third of 16 parts of it, on one of many machines
     python collect_data.py --backgrounds DAVIS/         # DAVIS 2017 videos instead of procedural ones
     python collect_data.py --rerender data/<file>.hdf5 --seed 1 --output twins     # the same physics again
@@ -37,6 +38,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import atan2, cos, hypot, pi, sin
@@ -78,6 +80,7 @@ class Args:
     expert: Path | None = None  # expert file (.npz) that plays, by default experts/<task>.npz
     rerender: Path | None = None
     """render this file's trajectories again by --difficulty, --backgrounds, --seed; pixels alone change"""
+    masks: bool = False  # store where the agent is in each picture, too: a third more bytes
     preview: bool = False
     """draw all tasks, and a trajectory of --task and its twins, under these settings, and stop"""
     from_videos: Path | None = None
@@ -97,9 +100,9 @@ PRESETS = {
 IMG_HW = 64  # height and width of an observation, pixels
 
 
-def play(env: gym.Env, policy, seed: int, length: int) -> tuple[dict[str, np.ndarray], float]:
+def play(env: gym.Env, policy, seed: int, length: int, masks=False) -> tuple[dict[str, np.ndarray], float]:
     """The arrays of one episode, (T, …) each, and its return. policy: states (S,) → actions (A,)."""
-    steps = {"obs": [], "states": [], "actions": [], "physics": []}
+    steps = defaultdict(list)
     total = 0.0
     obs, info = env.reset(seed=seed)
     for _ in range(length):
@@ -110,10 +113,22 @@ def play(env: gym.Env, policy, seed: int, length: int) -> tuple[dict[str, np.nda
         steps["states"].append(states)
         steps["actions"].append(action)
         steps["physics"].append(env.physics.get_state())
+        if masks:
+            steps["mask"].append(agent_mask(env))
         obs, reward, _, _, info = env.step(action)
         total += reward
     arrays = {name: np.stack(values) for name, values in steps.items()}
     return arrays, total
+
+
+def agent_mask(env: gym.Env) -> np.ndarray:
+    """Where the last picture shows the agent: 1 there, else 0, uint8 (64, 64)."""
+    import mujoco
+
+    model = env.physics.model
+    ids, kinds = np.moveaxis(env.camera.render(segmentation=True), -1, 0)
+    of_agent = model.body_rootid[model.geom_bodyid] == 1  # as the camera takes it, see `move_camera`
+    return (of_agent[ids] & (kinds == mujoco.mjtObj.mjOBJ_GEOM)).astype(np.uint8)
 
 
 class Recording(NamedTuple):
@@ -141,12 +156,14 @@ def record_episode(
 ) -> float:
     """In a worker: writes an episode at its arrays' offsets in the file, and gives its return."""
     env = worker_env(recording)
+    masks = "mask" in offsets
     if recording.source:
-        arrays, total = read_episode(recording.source, number)
-        arrays["obs"] = replay(env, seed, arrays["physics"])
+        arrays, attributes = read_episode(recording.source, number)
+        total = float(attributes["traj_return"])
+        arrays |= replay(env, seed, arrays["physics"], int(attributes["seed"]), masks)
     else:
         expert = load_expert(recording.expert_file)
-        arrays, total = play(env, expert, seed, EPISODE_LENGTH)
+        arrays, total = play(env, expert, seed, EPISODE_LENGTH, masks)
     with open(path, "r+b") as file:
         for name, values in arrays.items():
             file.seek(offsets[name])
@@ -186,22 +203,24 @@ def create_dataset_file(path: Path, attributes: dict, seeds: list[int], lengths:
     """A complete HDF5 file with room for all trajectories and no pixel in it yet.
 
     Groups "0", "1", …: obs uint8 (T, 64, 64, 3), states float32 (T, S), actions float32 (T, A), physics
-    float64 (T, P), attributes traj_return and seed. obs[t], states[t] and physics[t] are what the expert saw
-    when it chose actions[t]; obs[t+1] follows. Contiguous and allocated at once: workers write the arrays in
-    place, and a kill at any moment cannot break the structure.
+    float64 (T, P), with --masks mask uint8 (T, 64, 64); attributes traj_return, and seed of the physics.
+    obs[t], mask[t], states[t] and physics[t] are what the expert saw when it chose actions[t]; obs[t+1]
+    follows. Contiguous and allocated at once: workers write the arrays in place, and a kill at any moment
+    cannot break the structure.
     """
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    dtypes = {"obs": np.uint8, "states": np.float32, "actions": np.float32, "physics": np.float64}
+    dtypes = {"obs": np.uint8, "mask": np.uint8, "physics": np.float64}
     with h5py.File(path, "w") as file:
         file.attrs.update(attributes)
         file.attrs.update(dataset_return=np.nan, dataset_return_std=np.nan)
         for i, (seed, length) in enumerate(zip(seeds, lengths)):
             group = file.create_group(str(i))
             group.attrs.update(traj_return=np.nan, seed=np.uint32(seed))
-            for name, dtype in dtypes.items():
-                group.create_dataset(name, (length, *shapes[name]), dtype, dcpl=properties)
+            for name, shape in shapes.items():
+                dtype = dtypes.get(name, np.float32)
+                group.create_dataset(name, (length, *shape), dtype, dcpl=properties)
     size = path.stat().st_size
     try:
         with open(path, "r+b") as file:
@@ -251,9 +270,11 @@ def dataset_path(output: Path, attributes: dict) -> Path:
     return output / f"{name}.hdf5"
 
 
-def refuse_other_settings(path: Path, attributes: dict):
+def refuse_other_settings(path: Path, attributes: dict, masks: bool):
     with h5py.File(path) as file:
         differing = [name for name, value in attributes.items() if file.attrs.get(name) != value]
+        if masks and "mask" not in file["0"]:
+            differing.append("masks")
     if differing:
         names = ", ".join(differing)
         raise SystemExit(f"error: {path} exists and differs in {names}; remove it or give another --output")
@@ -325,7 +346,7 @@ def record_dataset(
     if source and path.resolve() == source.path:
         raise SystemExit(f"error: {path} would be rendered over itself; give another --output")
     if path.exists():
-        refuse_other_settings(path, attributes)
+        refuse_other_settings(path, attributes, args.masks)
         print(f"{path} is complete already")
         draw_dataset(path)
         return
@@ -335,15 +356,18 @@ def record_dataset(
     recording = Recording(task, args.difficulty, backgrounds, split, expert_file, source_path)
     with worker_pool(args.num_workers) as pool:
         if partial.exists() and journal.exists():
-            refuse_other_settings(partial, attributes)
+            refuse_other_settings(partial, attributes, args.masks)
         else:
             if source:
-                lengths, shapes, random_return = source.lengths, source.shapes, source.random_return
+                lengths, physics_seeds = source.lengths, source.seeds
+                shapes, random_return = source.shapes, source.random_return
             else:
-                lengths = [EPISODE_LENGTH] * len(seeds)
+                lengths, physics_seeds = [EPISODE_LENGTH] * len(seeds), seeds
                 shapes, random_return = pool.submit(measure_task, recording).result()
+            if args.masks:
+                shapes["mask"] = (IMG_HW, IMG_HW)
             attributes["random_return"] = random_return
-            create_dataset_file(partial, attributes, seeds, lengths, shapes)
+            create_dataset_file(partial, attributes, physics_seeds, lengths, shapes)
             journal.write_text("")
         returns = record_episodes(pool, recording, seeds, partial, journal)
 
@@ -437,10 +461,12 @@ def sync(path: Path):
 class Replay(gym.Wrapper):
     """Under DistractingControl: shows recorded MuJoCo states, float64 (T, P), instead of simulating.
 
-    They are options["physics"] of `reset`; `step` shows the next one, whatever the action.
+    They are options["physics"] of `reset`; `step` shows the next one, whatever the action. The seed that they
+    were simulated under brings back what a task changes in the model itself, such as a target's place.
     """
 
     def reset(self, *, seed=None, options=None):
+        self.env.reset(seed=options["physics_seed"])
         self.recorded = iter(options["physics"])
         states, *_ = self.step(None)
         return states, {}
@@ -452,22 +478,24 @@ class Replay(gym.Wrapper):
         return self.unwrapped.task.get_observation(physics), 0.0, False, False, {}
 
 
-def replay(env: gym.Env, seed: int, physics: np.ndarray) -> np.ndarray:
-    """Pictures of MuJoCo states under a seed's distractors, uint8 (T, 64, 64, 3); env holds a Replay."""
-    obs, _ = env.reset(seed=seed, options={"physics": physics})
-    pictures = [obs]
-    for _ in physics[1:]:
-        obs, *_ = env.step(None)
-        pictures.append(obs)
-    return np.stack(pictures)
+def replay(env: gym.Env, seed: int, physics: np.ndarray, physics_seed: int, masks=False) -> dict:
+    """What is seen of MuJoCo states (T, P) under a seed's distractors: obs, mask; env holds a Replay."""
+    steps = defaultdict(list)
+    first, _ = env.reset(seed=seed, options={"physics": physics, "physics_seed": physics_seed})
+    others = (env.step(None)[0] for _ in physics[1:])
+    for obs in itertools.chain([first], others):
+        steps["obs"].append(obs)
+        if masks:
+            steps["mask"].append(agent_mask(env))
+    return {name: np.stack(values) for name, values in steps.items()}
 
 
-def read_episode(path: Path, number: int) -> tuple[dict[str, np.ndarray], float]:
-    """All arrays of a trajectory but its pictures, and its return."""
+def read_episode(path: Path, number: int) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays of a trajectory but what is seen, and its attributes."""
     with h5py.File(path) as file:
         group = file[str(number)]
-        arrays = {name: group[name][:] for name in ("states", "actions", "physics")}
-        return arrays, float(group.attrs["traj_return"])
+        arrays = {name: array[:] for name, array in group.items() if name not in ("obs", "mask")}
+        return arrays, dict(group.attrs)
 
 
 @dataclass
@@ -477,6 +505,7 @@ class Source:
     path: Path
     attributes: dict
     lengths: list[int]  # of its trajectories, steps
+    seeds: list[int]  # of their physics
     shapes: dict[str, tuple]  # of a step's arrays
     random_return: float
 
@@ -493,12 +522,14 @@ def read_source(path: Path) -> Source:
             for name in ("difficulty", "backgrounds", "seed"):
                 origin[name] = str(file.attrs[name])
             attributes["rerendered_from"] = json.dumps(origin)
-            lengths = [len(file[str(i)]["physics"]) for i in range(len(file))]
+            groups = [file[str(i)] for i in range(len(file))]
+            lengths = [len(group["physics"]) for group in groups]
+            seeds = [group.attrs["seed"] for group in groups]
             shapes = {name: array.shape[1:] for name, array in file["0"].items()}
             random_return = float(file.attrs["random_return"])
     except (OSError, KeyError) as error:
         raise SystemExit(f"error: --rerender {path}: not a whole dataset of this script: {error}")
-    return Source(path.resolve(), attributes, lengths, shapes, random_return)
+    return Source(path.resolve(), attributes, lengths, seeds, shapes, random_return)
 
 
 def rerender(args: Args):
@@ -654,7 +685,8 @@ def preview_task(task: str, args: Args, backgrounds: Path, expert_file: Path, dr
     env = make_env(task, args.difficulty, backgrounds, "train")
     env.env = Replay(env.env)
     for draw in range(draws):
-        films.append(replay(env, args.seed + draw, arrays["physics"][first:]))
+        seen = replay(env, args.seed + draw, arrays["physics"][first:], args.seed)
+        films.append(seen["obs"])
     return np.stack(films)
 
 
@@ -918,7 +950,8 @@ def load_expert(path: Path) -> Expert:
 
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------
 
-EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
+WORLD = 2  # version of what is seen here; files of another one are refused
+EPISODE_LENGTH = 1000  # steps of the simulation, dm_control's for all four tasks
 DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos; None means all)
     "vanilla": (0.0, 0),
     "easy": (0.1, 4),
@@ -1021,19 +1054,23 @@ def walk_camera(rng, s, own_position):
     roll, roll_velocity = rng.uniform(-1, 1, 2) * [angle, max_roll_velocity]
     unit = s * radius / 4
     while True:
-        yield position, roll
         velocity = velocity + rng.normal(0, 0.1 * unit, 3)
         velocity = velocity * min(1, 0.4 * unit / hypot(*velocity))
-        position = to_cartesian(np.clip(to_spherical(position + velocity), low, high))
+        new_position = to_cartesian(np.clip(to_spherical(position + velocity), low, high))
+        velocity = new_position - position  # the move that was made: the limits stop the camera
+        position = new_position
         roll_velocity = roll_velocity + rng.normal(0, pi / 300 * s)
         roll_velocity = np.clip(roll_velocity, -max_roll_velocity, max_roll_velocity)
-        roll = np.clip(roll + roll_velocity, -angle, angle)
+        new_roll = np.clip(roll + roll_velocity, -angle, angle)
+        roll_velocity = new_roll - roll
+        roll = new_roll
+        yield position, roll
 
 
 def play_to_and_fro(rng, videos):
     """Yields the frames of a random video, from a random one on, in a random direction."""
     video = videos[rng.integers(len(videos))]
-    frames = [*video, *video[-2:0:-1]]
+    frames = [*video, *video[::-1]]  # the frame at a turn is shown twice
     start = rng.integers(len(frames))
     yield from itertools.cycle(frames[start:] + frames[:start])
 
@@ -1068,10 +1105,26 @@ def to_cartesian(position):
     return radius * np.array([x, y, sin(elevation)])
 
 
-def make_env(task, difficulty, backgrounds, split):
+class RepeatAction(gym.Wrapper):
+    """Each action acts for several simulation steps, whose rewards are summed."""
+
+    def __init__(self, env, action_repeat):
+        super().__init__(env)
+        self.action_repeat = action_repeat
+
+    def step(self, action):
+        total = 0.0
+        for _ in range(self.action_repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += reward
+        return observation, total, terminated, truncated, info
+
+
+def make_env(task, difficulty, backgrounds, split, action_repeat=1):
     """A dm_control task under a difficulty's distractors, with the videos in backgrounds/<split>/*.npy."""
     scale, _ = DIFFICULTIES[difficulty]
-    return DistractingControl(load_task(task), scale, scale, load_videos(backgrounds, split, difficulty))
+    env = RepeatAction(load_task(task), action_repeat)
+    return DistractingControl(env, scale, scale, load_videos(backgrounds, split, difficulty))
 
 
 def load_task(task):

@@ -5,6 +5,7 @@ import concurrent.futures
 import errno
 import fcntl
 import io
+import json
 import os
 import re
 import shutil
@@ -204,6 +205,48 @@ def test_background_videos_are_on_disk_before_their_folder_has_its_name(
     assert sorted(calls[:-1]) == sorted(files)
 
 
+@pytest.fixture(scope="module")
+def fish(tmp_path_factory) -> Path:
+    """An expert for a task that has none, which moves at random."""
+    env = collect_data.load_task("fish-swim")
+    num_states = gym.spaces.flatdim(env.observation_space)
+    arrays = {
+        "about": json.dumps({"num_layers": 1}),
+        "state_mean": np.zeros(num_states, np.float32),
+        "state_std": np.ones(num_states, np.float32),
+        "weight_0": np.random.default_rng(0).normal(size=(5, num_states)).astype(np.float32),
+        "bias_0": np.zeros(5, np.float32),
+    }
+    path = tmp_path_factory.mktemp("experts") / "fish.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def test_any_task_and_masks(collect, fish, tmp_path, capsys):
+    """A task of dm_control with another expert; what lacks masks is not complete when they are asked for."""
+    words = ["--task", "fish-swim", "--expert", fish, "--num-trajectories", 1, "--num-eval-trajectories", 0]
+    path = tmp_path / "fish-swim__scale_easy_video_hard__train.hdf5"
+    collect(tmp_path, *words)
+    (plain,) = read(path)
+    before = path.read_bytes()
+    with pytest.raises(SystemExit, match="error: .*fish-swim.* exists and differs in masks"):
+        collect(tmp_path, *words, "--masks")
+    assert path.read_bytes() == before
+
+    path.unlink()
+    collect(tmp_path, *words, "--masks")
+    (masked,) = read(path)
+    assert same(plain, masked, *plain) and plain["actions"].shape == (60, 5)
+    assert masked["mask"].shape == (60, 64, 64) and 0 < masked["mask"].mean() < 0.5
+    collect(tmp_path, *words)  # more than what is asked for
+    assert "is complete already" in capsys.readouterr().out
+
+    collect(tmp_path / "twins", "--rerender", path, "--seed", 1)
+    (twin,) = read(tmp_path / "twins" / path.name)
+    assert same(twin, masked, "states", "actions", "physics", "seed")
+    assert not same(twin, masked, "obs") and not same(twin, masked, "mask")  # another camera
+
+
 def test_other_settings_do_not_overwrite(collect, collected):
     before = {path: path.stat().st_mtime for path in collected.glob("*.hdf5")}
     with pytest.raises(SystemExit, match="error: .* exists and differs in seed"):
@@ -263,7 +306,7 @@ def test_same_settings_give_the_same_pixels(collect, source, tmp_path):
 def test_other_seed_changes_pixels_alone(collect, source, tmp_path):
     collect(tmp_path, "--rerender", source, "--seed", 1)
     (twin,), (first,) = read(tmp_path / source.name), read(source)
-    assert same(twin, first, "states", "actions", "physics", "traj_return") and twin["seed"] != first["seed"]
+    assert same(twin, first, "states", "actions", "physics", "traj_return", "seed")
     assert (twin["obs"] != first["obs"]).mean() > 0.5 and attributes(tmp_path / source.name)["seed"] == 1
 
 
@@ -284,9 +327,10 @@ def test_to_vanilla_and_back(collect, source, tmp_path):
     assert same(read(tmp_path / source.name)[0], first, "obs", "states", "actions", "physics")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [*TASKS, "fish-swim", "quadruped-escape"])
 def test_recorded_physics_gives_the_pixels_of_the_simulation(task):
-    """In every task, distracted and not, whatever the environment has shown before."""
+    """In every task, distracted and not, whatever the environment has shown before; also where an episode
+    changes the model: a target's place, the terrain."""
     videos = [collect_data.dead_leaves_video(0, num_frames=5)]
     for env in (
         collect_data.DistractingControl(collect_data.load_task(task), 0.1, 0.1, videos),
@@ -297,9 +341,36 @@ def test_recorded_physics_gives_the_pixels_of_the_simulation(task):
             env, lambda state: rng.uniform(-1, 1, env.action_space.shape), seed=3, length=40
         )
         env.env = collect_data.Replay(env.env)
-        collect_data.replay(env, 4, arrays["physics"][::-1])
-        assert np.array_equal(collect_data.replay(env, 3, arrays["physics"]), arrays["obs"])
+        collect_data.replay(env, 4, arrays["physics"][::-1], physics_seed=5)
+        again = collect_data.replay(env, 3, arrays["physics"], physics_seed=3)
+        assert again.keys() == {"obs"} and np.array_equal(again["obs"], arrays["obs"])
         assert isinstance(env, gym.Wrapper) and arrays["obs"].std() > 5
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_masks(task):
+    """The agent in the picture of the same row, which is the same with and without masks: where the agent's
+    own colours change, pixels of the mask change and hardly any other."""
+    env = collect_data.DistractingControl(collect_data.load_task(task), 0.0, 0.3, [])
+    rest = np.zeros(env.action_space.shape)
+    arrays, _ = collect_data.play(env, lambda state: rest, seed=0, length=30, masks=True)
+    masks = arrays["mask"]
+    assert masks.shape == (30, 64, 64) and masks.dtype == np.uint8 and set(np.unique(masks)) == {0, 1}
+    without, _ = collect_data.play(env, lambda state: rest, seed=0, length=30)
+    assert "mask" not in without and same(without, arrays, *without)
+
+    model = env.physics.model
+    model.mat_rgba[model.geom_matid[model.geom_bodyid > 0]] = [0, 1, 0, 1]
+    env.own_colors = model.mat_rgba[:, :3].copy()
+    painted, _ = collect_data.play(env, lambda state: rest, seed=0, length=30)
+    changed = (painted["obs"] != arrays["obs"]).any(-1)
+    assert 0.01 < masks.mean() < 0.3
+    assert changed[masks == 1].mean() > 0.95 and changed[masks == 0].mean() < 0.1
+
+    env.env = collect_data.Replay(env.env)
+    env.own_colors = collect_data.load_task(task).unwrapped.physics.model.mat_rgba[:, :3]
+    again = collect_data.replay(env, 0, arrays["physics"], physics_seed=0, masks=True)
+    assert same(again, arrays, "obs", "mask")
 
 
 def test_source_is_never_overwritten(collect, source):

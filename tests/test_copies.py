@@ -61,6 +61,7 @@ REASONS: dict[str, dict[str, str]] = {
         "laom.py": "the loss in embeddings, against a slow copy",
         "laom_supervised.py": "labelled batches",
         "variants/lapo_vq.py": "the commitment, codebooks that follow",
+        "variants/masklam.py": "the loss counts masks",
     },
     "train_actor": {
         "idm.py": "labels are the IDM's actions",
@@ -73,6 +74,10 @@ REASONS: dict[str, dict[str, str]] = {
         "laom_supervised.py": "labelled batch size",
         "idm.py": "its batch sizes",
         "bc.py": "its batch sizes; a budget may be all trajectories",
+        "variants/masklam.py": "masks must be there",
+    },
+    "Dataset": {
+        "variants/masklam.py": "a second array per frame: masks",
     },
     "parse_args": {
         "collect_data.py": "other refusals: there is no run to resume",
@@ -87,7 +92,11 @@ REASONS: dict[str, dict[str, str]] = {
 }
 
 # variant → the script whose reasons it has where it has none of its own
-LIKE = {"variants/lapo_vq.py": "lapo.py", "variants/laom_fsq.py": "laom.py"}
+LIKE = {
+    "variants/lapo_vq.py": "lapo.py",
+    "variants/laom_fsq.py": "laom.py",
+    "variants/masklam.py": "lapo.py",
+}
 
 
 def read_scripts(root: Path = ROOT) -> dict[str, str]:

@@ -1,0 +1,1443 @@
+"""MaskLAM (arXiv 2602.02259), a variant of lapo.py: the loss counts the agent's pixels alone. LAPO is that of
+
+"Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025; Table 5.
+
+A latent action model (LAM) watches videos without actions: an inverse dynamics model (IDM) names the change
+between two observations with a latent action z, and a forward dynamics model (FDM) must predict the next
+observation's pixels from the present one and z: with distractors z also names what the background does. A
+policy imitates z on all videos, and a small decoder turns the policy's z into true actions.
+Here the loss counts the agent's pixels of the next observation alone, so that z need not. Training files must
+hold its masks: `mask` beside obs, uint8 (T, 64, 64), of collect_data.py --masks or of any segmentation.
+
+    stage 1  LAM             videos           →  lam.pt
+    stage 2  latent BC       videos, z        →  actor.pt         policy obs → z
+    stage 3  action decoder  labels           →  decoder_<n>.pt   z → action, for n labelled trajectories
+    evaluation               environment      →  results.json     episodes on seen and on unseen videos
+
+    python collect_data.py demo --masks --output data/masks
+    python variants/masklam.py demo --data data/masks/cheetah-run__scale_easy_video_hard__train.hdf5
+
+Where we deviate from the paper: README.md.
+"""
+
+import contextlib
+import ctypes
+import datetime
+import fcntl
+import glob
+import itertools
+import json
+import mmap
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import lru_cache, partial
+from math import atan2, cos, hypot, nan, pi, sin
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+import gymnasium as gym
+import h5py
+import imageio.v3 as imageio
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+import tyro
+import wandb
+from PIL import Image
+from torch import nn
+from torchvision.ops import MLP
+from tqdm import tqdm
+
+SCRIPT = Path(__file__)
+RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun has started
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+IMG_HW = 64  # height and width of an observation, pixels
+HAS_GPU = torch.cuda.is_available()
+CPU = torch.cpu.get_capabilities()  # without instructions for bfloat16 it takes three times as long
+HAS_BFLOAT16 = HAS_GPU or CPU.get("avx512_bf16") or CPU.get("bf16")  # the last on ARM
+
+
+# ---- Arguments: the defaults are the paper's (Appendix F, Table 5) -----------------------------------------
+
+
+@dataclass
+class LAMArgs:
+    """Stage 1: the latent action model."""
+
+    num_epochs: int = 10  # passes over all transitions
+    batch_size: int = 512  # transitions per update
+    learning_rate: float = 1e-4  # Adam's, after the warm-up
+    warmup_epochs: float = 3  # epochs in which the learning rate rises linearly from zero
+    future_obs_offset: int = 10  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (original: 1)
+    latent_action_dim: int = 8192  # size of z (the original's is 128)
+    quantizer: Literal["none", "fsq"] = "none"  # of z: finite scalar quantisation to -1 and 1 (Figure 5)
+    encoder_scale: int = 6  # the encoder's three blocks have (16, 32, 32) times as many channels
+    encoder_num_res_blocks: int = 2  # residual blocks per encoder block
+
+
+@dataclass
+class BCArgs:
+    """Stage 2: behaviour cloning of the latent actions."""
+
+    num_epochs: int = 10  # passes over all transitions
+    batch_size: int = 512  # transitions per update
+    learning_rate: float = 1e-4  # Adam's, after the warm-up
+    warmup_epochs: float = 0  # epochs in which the learning rate rises linearly from zero
+    encoder_scale: int = 32  # the encoder's three blocks have (16, 32, 32) times as many channels
+    encoder_num_res_blocks: int = 2  # residual blocks per encoder block
+
+
+@dataclass
+class DecoderArgs:
+    """Stage 3: the decoder from latent to true actions, on the labelled trajectories alone."""
+
+    num_updates: int = 2500  # updates; the paper's total_updates
+    batch_size: int = 512  # labelled transitions per update
+    learning_rate: float = 3e-4  # Adam's
+    hidden_dim: int = 256  # width of the two hidden layers
+
+
+@dataclass
+class EvalArgs:
+    """Evaluation in the environment."""
+
+    num_episodes: int = 25  # episodes per setting (seen videos, unseen videos)
+    num_workers: int = os.cpu_count() or 1  # processes that simulate and render
+    env_id: str | None = None  # play in this Gymnasium environment; else in the data's task of dm_control
+    backgrounds: str | None = None  # background videos, train/*.npy and val/*.npy; else the data's own
+    reference_return: float | None = None  # counts as score 1; else Table 3's, BC on all labels
+
+
+@dataclass
+class Args:
+    data: tuple[str, ...] = ("data/cheetah-run__scale_easy_video_hard__train.hdf5",)
+    """training trajectories: files of collect_data.py or of the paper's release, or quoted globs"""
+    trajectories_per_file: int | None = None  # take so many from each file of the data (Figure 10: 1666)
+    labeled_data: tuple[str, ...] = ()  # files with labels, else the data; perhaps of another task
+    eval_data: tuple[str, ...] = ()  # files with unseen videos; else those named val beside the labelled
+    raw_actions: bool = False  # keep the labels of a released file as they are, unclipped means
+    num_labeled_trajectories: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
+    """label budgets: the first n of one fixed shuffle"""
+    seed: int = 0  # of weights and batches
+    frame_stack: int = 3  # frames per observation, oldest first
+    lr_schedule: Literal["cosine", "linear"] = "cosine"  # of the learning rate (released code: linear)
+    runs: str = "runs"  # folder of all runs
+    resume: str | None = None  # folder of a run to continue, with the arguments in its args.json
+    accept_edited_script: bool = False  # resume a run that began with another version of this script
+    checkpoint_minutes: float = 10  # minutes between checkpoints inside a stage
+    device: str = "cuda" if HAS_GPU else "cpu"  # where the networks live
+    data_device: Literal["auto", "gpu", "disk"] = "auto"
+    """where frames live: on the GPU, or mapped from disk; auto is gpu if half of its room is enough"""
+    precision: Literal["bf16", "fp32"] = "bf16" if HAS_BFLOAT16 else "fp32"  # bfloat16 autocast, or float32
+    compile: bool = HAS_GPU  # torch.compile of the networks; on CPUs it was slower
+    log_interval: int = 50  # updates between two lines of metrics.jsonl; only then the loop waits for the GPU
+    track: bool = False  # also log to Weights & Biases
+    lam: LAMArgs = field(default_factory=LAMArgs)
+    bc: BCArgs = field(default_factory=BCArgs)
+    decoder: DecoderArgs = field(default_factory=DecoderArgs)
+    eval: EvalArgs = field(default_factory=EvalArgs)
+
+    @property
+    def dtype(self):  # of the networks' inputs
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def autocast(self):
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16")
+
+
+SMALL = {"batch_size": 256, "warmup_epochs": 0.5, "encoder_scale": 1, "encoder_num_res_blocks": 1}
+DEMO = Args(
+    num_labeled_trajectories=(2, 8),
+    lam=LAMArgs(**SMALL, num_epochs=7, learning_rate=1e-3, latent_action_dim=256),
+    bc=BCArgs(**SMALL, num_epochs=8, learning_rate=4e-3),
+    decoder=DecoderArgs(num_updates=1000),
+)
+PRESETS = {
+    "paper": (f"Appendix F to the letter (default; the other preset is demo)\n\n{__doc__}", Args()),
+    "demo": (f"the whole pipeline on a laptop without a GPU, minutes\n\n{__doc__}", DEMO),
+}
+
+
+# ---- Networks (Appendix D, Figure 4) -----------------------------------------------------------------------
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x):  # (B, C, H, W) → the same
+        return x + self.conv2(F.relu6(self.conv1(F.relu6(x))))
+
+
+class Encoder(nn.Sequential):
+    """Three blocks of a convolution of stride 2 and residual blocks: (B, C, 64, 64) → (B, 32 scale, 8, 8)."""
+
+    def __init__(self, args, channels_in):
+        layers = []
+        for factor in (16, 32, 32):
+            channels = factor * args.encoder_scale
+            layers.append(nn.Conv2d(channels_in, channels, 3, stride=2, padding=1))
+            layers += [ResidualBlock(channels) for _ in range(args.encoder_num_res_blocks)]
+            channels_in = channels
+        super().__init__(*layers)
+        self.channels_out = channels
+        self.flat_dim = channels * (IMG_HW // 8) ** 2
+
+
+class PixelDecoder(nn.Sequential):
+    """The encoder's mirror: (B, channels_in, 8, 8) → images (B, channels_out, 64, 64) in [-1, 1]."""
+
+    def __init__(self, args, channels_in, channels_out):
+        layers = []
+        for factor in (32, 32, 16):
+            channels = factor * args.encoder_scale
+            layers.append(nn.ConvTranspose2d(channels_in, channels, 2, stride=2))
+            layers += [ResidualBlock(channels) for _ in range(args.encoder_num_res_blocks)]
+            channels_in = channels
+        super().__init__(*layers, nn.GELU(), nn.Conv2d(channels, channels_out, 1), nn.Tanh())
+
+
+def init_weights(module):
+    if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.orthogonal_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def quantize(z):
+    """Finite scalar quantisation to -1 and 1 (Mentzer et al., 2023); gradients pass straight through."""
+    z = torch.tanh(z.float())
+    return z + (torch.where(z > 0, 1.0, -1.0) - z).detach()
+
+
+class LAM(nn.Module):
+    """Latent action model: an IDM and an FDM, each with its own encoder; the FDM predicts pixels."""
+
+    def __init__(self, args, frame_stack):
+        super().__init__()
+        channels = 3 * frame_stack
+        self.idm_encoder = Encoder(args, 2 * channels)
+        self.encoder = Encoder(args, channels)
+        self.idm = nn.Linear(self.encoder.flat_dim, args.latent_action_dim)
+        self.fdm = nn.Linear(args.latent_action_dim, self.encoder.flat_dim)
+        self.decoder = PixelDecoder(args, 2 * self.encoder.channels_out, channels)
+        self.quantizer = args.quantizer
+        self.apply(init_weights)
+
+    def infer(self, obs, future_obs):  # (B, 9, 64, 64) twice → z (B, Z)
+        z = self.idm(F.gelu(self.idm_encoder(torch.cat([obs, future_obs], 1)).flatten(1)))
+        return quantize(z) if self.quantizer == "fsq" else z
+
+    def predict(self, obs_embedding, latent_action):  # e_t (B, C, 8, 8), z (B, Z) → next_obs (B, 9, 64, 64)
+        change = self.fdm(latent_action).view_as(obs_embedding)
+        return self.decoder(torch.cat([obs_embedding, change], 1))
+
+    def forward(self, obs, future_obs):  # latent actions for relabelling: (B, Z)
+        return self.infer(obs, future_obs)
+
+
+class Probes(nn.Module):
+    """Linear probes (Section 3) of z and of the embedding of obs."""
+
+    def __init__(self, latent_action_dim, embedding_dim, data):
+        super().__init__()
+        self.action = nn.Linear(latent_action_dim, data.actions.shape[1])
+        self.obs_action = nn.Linear(embedding_dim, data.actions.shape[1])
+        self.state = nn.Linear(embedding_dim, data.states.shape[1])
+
+    def forward(self, z, obs_embedding, actions, states):
+        return {
+            "action_probe_mse": known_mse(self.action(z), actions),
+            "obs_action_probe_mse": known_mse(self.obs_action(obs_embedding), actions),
+            "state_probe_mse": known_mse(self.state(obs_embedding), states),
+        }
+
+
+def known_mse(prediction, target):
+    """Mean squared error over the rows that have a target; NaN are those of other tasks and plain videos."""
+    known = target.isfinite()
+    errors = (prediction.float() - target.nan_to_num()).square() * known
+    return errors.sum() / known.sum().clamp(min=1)
+
+
+class Actor(nn.Module):
+    """Policy: obs (B, 9, 64, 64) → latent or true action (B, output_dim)."""
+
+    def __init__(self, args, frame_stack, output_dim):
+        super().__init__()
+        self.encoder = Encoder(args, 3 * frame_stack)
+        self.output = nn.Linear(self.encoder.channels_out, output_dim)
+        self.apply(init_weights)
+
+    def forward(self, obs):
+        return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
+
+
+# ---- Stage 1: the latent action model (Section 4) ----------------------------------------------------------
+
+
+def train_lam(args, data, stage, run):
+    """Trains a LAM on all transitions of the data."""
+    cfg = args.lam
+    torch.manual_seed(args.seed)
+    lam = LAM(cfg, args.frame_stack)
+    lam.to(args.device, memory_format=torch.channels_last)
+    probes = Probes(cfg.latent_action_dim, lam.encoder.flat_dim, data).to(args.device)
+    parts = [{"params": lam.parameters()}, {"params": probes.parameters()}]  # the probes' rate is constant
+    optim = torch.optim.Adam(parts, cfg.learning_rate, fused=True)
+    if args.compile:
+        for network in (lam.idm_encoder, lam.encoder, lam.decoder):
+            network.compile()
+
+    index = data.transitions(data.shuffle)
+    updates_per_epoch = len(index) // cfg.batch_size
+    total = cfg.num_epochs * updates_per_epoch
+    warmup = cfg.warmup_epochs * updates_per_epoch
+    for step in run.steps(stage, total, cfg.batch_size, lam=lam, probes=probes, optim=optim):
+        optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
+
+        generator = step_generator(args.seed, step, RANK)
+        batch = batch_at(index, cfg.batch_size, args.seed, step)
+        future = data.future(batch, cfg.future_obs_offset, generator)
+
+        obs, next_obs = data.observe_pair(batch)
+        future_obs = data.observe(future)
+        mask = data.observe_mask(batch + 1)
+        actions = to_device(data.actions[batch], args.device)
+        states = to_device(data.states[batch], args.device)
+
+        with args.autocast():
+            latent_action = lam.infer(obs, future_obs)
+            obs_embedding = lam.encoder(obs)
+            predicted_obs = lam.predict(obs_embedding, latent_action)
+
+            errors = (predicted_obs - next_obs).square() * mask
+            loss = errors.sum(dtype=torch.float32) / mask.sum(dtype=torch.float32).clamp(min=1)
+            # the LAM learns nothing from the probes
+            flat_embedding = obs_embedding.detach().flatten(1)
+            probe_losses = probes(latent_action.detach(), flat_embedding, actions, states)
+
+        optim.zero_grad()
+        (loss + sum(probe_losses.values())).backward()
+        average_gradients(optim)
+        optim.step()
+
+        if run.log_due(step):
+            losses = probe_losses if data.has_actions else {}
+            run.log(step, optim, loss=loss, **losses)
+    return lam
+
+
+# ---- Stage 2: behaviour cloning of latent actions ----------------------------------------------------------
+
+
+def train_actor(args, data, lam, stage, run):
+    """Clones (z - mean) / scale of all transitions: z itself may lie far from zero, a long way for Adam."""
+    cfg = args.bc
+    torch.manual_seed(args.seed)
+    actor = Actor(cfg, args.frame_stack, args.lam.latent_action_dim)
+    actor.to(args.device, memory_format=torch.channels_last)
+    optim = torch.optim.Adam(actor.parameters(), fused=True)
+    if args.compile:
+        actor.compile()
+
+    index = data.transitions(data.shuffle)
+    some_latent_actions = infer_all(args, lam, data, index[:: len(index) // 4096 + 1])
+    mean = some_latent_actions.mean(0)
+    scale = some_latent_actions.var(0).mean().sqrt().clamp(min=1e-6)  # one number
+    updates_per_epoch = len(index) // cfg.batch_size
+    total = cfg.num_epochs * updates_per_epoch
+    warmup = cfg.warmup_epochs * updates_per_epoch
+    for step in run.steps(stage, total, cfg.batch_size, actor=actor, optim=optim):
+        optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
+
+        batch = batch_at(index, cfg.batch_size, args.seed, step)
+        obs, next_obs = data.observe_pair(batch)
+
+        with args.autocast():
+            with torch.no_grad():
+                latent_action = (lam(obs, next_obs) - mean) / scale
+            loss = F.mse_loss(actor(obs).float(), latent_action)
+
+        optim.zero_grad()
+        loss.backward()
+        average_gradients(optim)
+        optim.step()
+
+        if run.log_due(step):
+            run.log(step, optim, loss=loss)
+    return actor
+
+
+# ---- Stage 3: the decoder from latent to true actions ------------------------------------------------------
+
+
+def train_decoder(args, data, index, actor, stage, run):
+    """Decodes the frozen actor's latent actions to true actions on labelled transitions (data at index)."""
+    cfg = args.decoder
+    torch.manual_seed(args.seed)
+    widths = [cfg.hidden_dim, cfg.hidden_dim, data.actions.shape[1]]
+    decoder = MLP(args.lam.latent_action_dim, widths).apply(init_weights).to(args.device)
+    optim = torch.optim.Adam(decoder.parameters(), fused=True)
+
+    latent_actions = infer_all(args, lambda obs, _: actor(obs), data, index)
+    actions = data.actions[index].to(args.device)
+    total = cfg.num_updates
+    for step in run.steps(stage, total, cfg.batch_size, decoder=decoder, optim=optim):
+        optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, 0, total, args.lr_schedule)
+
+        generator = step_generator(args.seed, step)
+        rows = torch.randint(len(index), (cfg.batch_size,), generator=generator)
+        rows = to_device(rows.chunk(WORLD_SIZE)[RANK], args.device)
+
+        loss = F.mse_loss(decoder(latent_actions[rows]), actions[rows])
+
+        optim.zero_grad()
+        loss.backward()
+        average_gradients(optim)
+        optim.step()
+
+        if run.log_due(step):
+            run.log(step, optim, loss=loss)
+    return decoder
+
+
+# ---- Held-out probe: what z tells of the true action (Section 3) -------------------------------------------
+
+
+def held_out_probe(args, lam, data, eval_data):
+    """Errors of actions predicted from z, on trajectories on which no probe was fitted, at k = 1.
+
+    Unlike the online probe (the paper's measure) in closed form, and without augmentation. action_probe:
+    ridge regression from z, fitted on four fifths of the trajectories. blind_probe: the same from z of (obs,
+    obs), for which the IDM has not seen what comes next, so that it guesses from the pose. seen_videos: the
+    other fifth, the end of the shuffle whose beginning is labelled; unseen_videos: the evaluation data.
+    """
+    results = {}
+    fitted, held_out = np.split(data.shuffle, [-max(1, len(data.shuffle) // 5)])
+    tests = (("seen_videos", data, held_out), ("unseen_videos", eval_data, eval_data.shuffle))
+    kinds = (("blind_", "blind_probe", lambda obs, _: lam(obs, obs)), ("", "action_probe", lam))
+    for prefix, probe, network in kinds:
+        train = infer_some(args, network, data, fitted)
+        predict = fit_ridge(*train[:2])
+        for videos, source, trajectories in tests:
+            test = infer_some(args, network, source, trajectories)
+            z, actions, _ = test
+            results |= action_errors(probe, videos, predict(z), actions)
+            results |= perturbation_errors(prefix, videos, train, test)
+    results["effective_rank"] = effective_rank(z)
+    return results
+
+
+def action_error(args, policy, data):
+    """MSE of a policy's actions on unseen videos, and over Var(a): 1 is what the mean action reaches."""
+    prediction, actions, _ = infer_some(args, lambda obs, _: policy(obs), data, data.shuffle)
+    if not actions.isfinite().all():  # plain videos have none
+        return {}
+    mse = F.mse_loss(prediction, actions).item()
+    variance = actions.var(0, unbiased=False).mean().item()
+    return {"action_mse": mse, "action_mse_over_var": mse / variance}
+
+
+def infer_some(args, network, data, trajectories):
+    """z, actions, expert_actions of at most 50,000 transitions: the same in twin files."""
+    index = data.transitions(trajectories)
+    index = index[permutation(len(index), 0, 0)[:50_000]]
+    z = infer_all(args, network, data, index)
+    return z, data.actions[index].to(args.device), data.expert_actions[index].to(args.device)
+
+
+def fit_ridge(z, actions):
+    """Ridge regression from z (N, Z) to actions (N, A), as a function; penalty: 1e-4 of z's mean variance."""
+    z_mean = z.mean(0)
+    action_mean = actions.mean(0)
+    centered = (z - z_mean).double()
+    gram = centered.T @ centered
+    gram.diagonal().add_(1e-4 * gram.diagonal().mean() + 1e-12)
+    weight = torch.linalg.solve(gram, centered.T @ (actions - action_mean).double()).float()
+    return lambda z: (z - z_mean) @ weight + action_mean
+
+
+def perturbation_errors(kind, videos, fitted, held_out):
+    """Whether z tells what was added to the expert's action, which its pose does not; {} if nothing was.
+
+    perturbation_r2: R² of actions - expert_actions from z and expert_actions, beyond that from expert_actions
+    alone (clipping): 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. By ridge regression from
+    fitted to held_out, each z (N, Z), actions and expert_actions (N, A).
+    """
+    z, actions, plan = fitted
+    held_out_z, held_out_actions, held_out_plan = held_out
+    if not plan.isfinite().all() or not held_out_plan.isfinite().all():
+        return {}
+    from_both = fit_ridge(torch.cat([z, plan], 1), actions - plan)(torch.cat([held_out_z, held_out_plan], 1))
+    from_plan = fit_ridge(plan, actions - plan)(held_out_plan)
+    perturbation = held_out_actions - held_out_plan
+    unexplained = F.mse_loss(from_both, perturbation) / F.mse_loss(from_plan, perturbation)
+    plan_error = F.mse_loss(fit_ridge(z, plan)(held_out_z), held_out_plan)
+    plan_r2 = 1 - plan_error / held_out_plan.var(0, unbiased=False).mean()
+    return {
+        f"{kind}perturbation_r2/{videos}": 1 - unexplained.item(),
+        f"{kind}plan_r2/{videos}": plan_r2.item(),
+    }
+
+
+def action_errors(kind, videos, prediction, actions):
+    """MSE of predicted actions (N, A), and over Var(a), where 1 is what the mean action reaches."""
+    if not actions.isfinite().all():  # plain videos have none
+        return {}
+    mse = (prediction - actions).square().mean(0).mean()
+    variance = actions.var(0, unbiased=False).mean()
+    return {f"{kind}_mse/{videos}": mse.item(), f"{kind}_mse_over_var/{videos}": (mse / variance).item()}
+
+
+def effective_rank(z):
+    """Participation ratio of the principal components of z (N, Z), from 1 to Z."""
+    centered = z[:4096] - z[:4096].mean(0)
+    gram = centered @ centered.T
+    return (gram.trace() ** 2 / gram.square().sum().clamp(min=1e-30)).item()
+
+
+@torch.no_grad()
+def infer_all(args, network, data, index):
+    """What the network answers to (obs, next_obs) at every index: float32 (len(index), …)."""
+    outputs = []
+    for chunk in index.split(512):
+        obs, next_obs = data.observe_pair(chunk)
+        with args.autocast():
+            outputs.append(network(obs, next_obs).float())
+    return torch.cat(outputs)
+
+
+# ---- Schedule and batches ----------------------------------------------------------------------------------
+
+
+def learning_rate(peak, step, warmup, total, schedule):
+    """Linear from zero over the warm-up, then cosine or linear to zero at the end (Appendix D)."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(total - warmup, 1)
+    decay = 0.5 * (1 + cos(pi * progress)) if schedule == "cosine" else 1 - progress
+    return peak * decay
+
+
+def batch_at(index, batch_size, seed, step):
+    """A rank's rows of a batch: each epoch passes over a new permutation and drops what fills no batch."""
+    epoch, position = divmod(step, len(index) // batch_size)
+    order = permutation(len(index), seed, epoch)
+    batch = index[order[position * batch_size : (position + 1) * batch_size]]
+    return batch.chunk(WORLD_SIZE)[RANK]
+
+
+@lru_cache(1)
+def permutation(number, seed, epoch):
+    return torch.randperm(number, generator=step_generator(seed, epoch))
+
+
+def step_generator(seed, step, rank=0):
+    """What is random in a step depends on these alone, so that a checkpoint needs no random state."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 2**24)
+
+
+def average_gradients(optim):
+    """Averages the gradients of what is trained over all ranks, in one flat buffer."""
+    if WORLD_SIZE > 1:
+        parameters = [parameter for group in optim.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= WORLD_SIZE
+        for gradient in gradients:
+            gradient.copy_(flat[: gradient.numel()].view(gradient.shape))
+            flat = flat[gradient.numel() :]
+
+
+# ---- Data: HDF5 files of trajectories (docs/data.md) -------------------------------------------------------
+
+FRAME_BYTES = IMG_HW * IMG_HW * 3
+MASK_BYTES = IMG_HW * IMG_HW
+
+
+class Dataset:
+    """The trajectories of one or more HDF5 files. Frames stay in the files, mapped, or are copied to the GPU.
+
+    An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A): those of
+    one task, the first file's or the given one; NaN in rows of others and of plain videos. The paper's files
+    hold unclipped means: actions of its tasks are clipped to [-1, 1], or not (--raw-actions). expert_actions:
+    the same without the noise of collect_data.py --action-noise. first, last, trajectory: int64 (N,), ends
+    and number of each frame's trajectory. shuffle: a fixed order of the
+    trajectories, whose beginnings are the label budgets. A file that is no dataset ends the script with one
+    line.
+    """
+
+    def __init__(self, patterns, args, task=None, trajectories_per_file=None, data_device="disk"):
+        self.args = args
+        self.task = task
+        self.attributes = None  # of the first file
+        self.paths = []
+        trajectories = []
+        for pattern in patterns:
+            self.paths += sorted(glob.glob(pattern)) or [pattern]
+        try:
+            for number, path in enumerate(self.paths):
+                with h5py.File(path) as file:
+                    trajectories += self.read(file, number, trajectories_per_file)
+            files, first_bytes, first_masks, lengths, self.returns, *arrays = zip(*trajectories)
+        except (OSError, KeyError, ValueError) as error:  # not there, truncated, something is missing
+            raise SystemExit(f"error: {path} is no dataset as docs/data.md describes them: {error}")
+
+        self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
+        self.states, self.actions, self.expert_actions = map(join, arrays)
+        if self.task in BC_RETURNS and not args.raw_actions:
+            outside = (self.actions.abs() > 1).sum().item()
+            if outside > 0:
+                print(f"{path}: {outside} of {self.actions.numel()} action values clipped to [-1, 1]")
+            self.actions.clamp_(-1, 1)
+        self.has_actions = self.actions.isfinite().any()
+        lengths = torch.tensor(lengths)
+        ends = lengths.cumsum(0)
+        self.trajectory = torch.repeat_interleave(lengths)
+        self.first = (ends - lengths)[self.trajectory]
+        self.last = ends[self.trajectory] - 1
+        self.file = torch.tensor(files)[self.trajectory]
+        time = torch.arange(len(self.first)) - self.first
+        self.byte_offset = torch.tensor(first_bytes)[self.trajectory] + time * FRAME_BYTES
+        self.mask_offset = torch.tensor(first_masks)[self.trajectory] + time * MASK_BYTES
+
+        free_memory = torch.cuda.mem_get_info()[0] if HAS_GPU else 0
+        fits = len(time) * FRAME_BYTES < free_memory / 2
+        on_gpu = data_device == "gpu" or data_device == "auto" and fits
+        self.device = args.device if on_gpu else "cpu"
+        self.maps = [map_frames(path, self.device) for path in self.paths]
+        self.mask_maps = [map_masks(frames) for frames in self.maps]
+
+    def read(self, file, number, limit):
+        """Yields file, first byte and number of frames, return, and the arrays of each trajectory."""
+        task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
+        world = file.attrs.get("world", 1 if "random_return" in file.attrs else WORLD)
+        if world != WORLD:
+            raise ValueError(f"it shows world {world}, not {WORLD}; collect_data.py collects it again")
+        self.task = self.task or task
+        self.attributes = self.attributes or dict(file.attrs)
+        self.difficulty = self.attributes.get("difficulty", "vanilla")
+        names = sorted(filter(str.isdigit, file), key=int)[:limit]
+        if not names:
+            raise ValueError('no trajectories: groups "0", "1", …')
+        for name in names:
+            group = file[name]
+            obs = group["obs"]
+            first_byte = obs.id.get_offset()
+            if obs.shape[1:] != (IMG_HW, IMG_HW, 3) or obs.dtype != np.uint8 or first_byte is None:
+                raise ValueError(
+                    f"obs of trajectory {name} are {obs.dtype} {obs.shape}, maybe compressed or chunked, not "
+                    "uint8 (T, 64, 64, 3) and contiguous; h5repack -l CONTI IN OUT makes arrays contiguous"
+                )
+            first_mask = -1  # there are none
+            if "mask" in group and (group["mask"].shape, group["mask"].dtype) == (obs.shape[:3], np.uint8):
+                first_mask = group["mask"].id.get_offset() or -1
+            arrays = []
+            for kind in ("states", "actions", "expert_actions"):
+                array = torch.full((len(obs), 1), nan)
+                if task == self.task and kind in group:
+                    array = torch.from_numpy(group[kind][:])
+                    if array.ndim != 2 or len(array) != len(obs) or not array.isfinite().all():
+                        raise ValueError(f"{kind} of trajectory {name}: not ({len(obs)}, D) finite numbers")
+                arrays.append(array)
+            yield number, first_byte, first_mask, len(obs), group.attrs.get("traj_return", nan), *arrays
+
+    def transitions(self, trajectories):
+        """Indices of the given trajectories' frames that have a successor: int64, in the files' order."""
+        chosen = torch.isin(self.trajectory, torch.as_tensor(trajectories))
+        chosen[self.last] = False
+        return chosen.nonzero()[:, 0]
+
+    def future(self, index, max_offset, generator):
+        """index + k with k uniform in 1..max_offset, or in what the trajectory has left of it: int64 (B,)."""
+        reach = (self.last[index] - index).clamp(max=max_offset)
+        k = 1 + (torch.rand(len(index), generator=generator) * reach).long()
+        return index + torch.minimum(k, reach)
+
+    def observe(self, index, extra=0):
+        """The stacked frames up to each index, and extra later ones: (B, 3 (T + extra), 64, 64) in [-1, 1].
+
+        Oldest frame first; before a trajectory's start the first frame again.
+        """
+        rows = index[:, None] + torch.arange(1 - self.args.frame_stack, 1 + extra)
+        rows = torch.maximum(rows, self.first[index, None])
+        frames = self.gather(rows.flatten(), self.maps, self.byte_offset)
+        return to_input(frames.view(*rows.shape, IMG_HW, IMG_HW, 3), self.args)
+
+    def observe_mask(self, index):
+        """The masks of the stacked frames up to each index, for each channel: (B, 3 T, 64, 64)."""
+        rows = index[:, None] + torch.arange(1 - self.args.frame_stack, 1)
+        rows = torch.maximum(rows, self.first[index, None])
+        masks = self.gather(rows.flatten(), self.mask_maps, self.mask_offset)
+        masks = to_device(masks.view(*rows.shape, IMG_HW, IMG_HW), self.args.device)
+        return masks.to(self.args.dtype).repeat_interleave(3, 1)
+
+    def observe_pair(self, index):
+        """obs and next_obs, from one gather."""
+        stack = self.observe(index, extra=1)
+        return stack[:, :-3], stack[:, 3:]
+
+    def gather(self, rows, maps, byte_offset):
+        """The frames or masks of an index (n,), from whatever file: uint8 (n, bytes of each)."""
+        offsets = to_device(byte_offset[rows], self.device)
+        if len(maps) == 1:
+            return maps[0].index_select(0, offsets)
+        frames = maps[0].new_empty(len(rows), maps[0].shape[1])
+        for number, mapped in enumerate(maps):
+            here = to_device((self.file[rows] == number).nonzero()[:, 0], self.device)
+            frames[here] = mapped.index_select(0, offsets[here])
+        return frames
+
+
+def map_frames(path, device):
+    """A file as a row for every byte at which a frame could begin: uint8 (positions, FRAME_BYTES), no copy.
+
+    The rows overlap; one index_select by byte offset gathers frames from anywhere in a file of any size. A
+    second array per frame (a mask) is another such view, with its own length of rows and its own byte
+    offsets. On a GPU lies a copy of the file.
+    """
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
+    mapped = np.memmap(path, mode="r")  # bytes
+    if device == "cpu":
+        mapped.base.madvise(mmap.MADV_RANDOM)  # read no more than a batch asks for
+    return torch.from_numpy(mapped).to(device).unfold(0, FRAME_BYTES, 1)
+
+
+def map_masks(frames):
+    """The bytes of a mapped file again, as a row for every byte at which a mask could begin."""
+    return frames.as_strided((len(frames) + FRAME_BYTES - MASK_BYTES, MASK_BYTES), (1, 1))
+
+
+def join(arrays):
+    """Arrays (T, D) of all trajectories, one after the other; those that are NaN have a single column."""
+    dim = max(array.shape[1] for array in arrays)
+    return torch.cat([array.expand(-1, dim) for array in arrays])
+
+
+def to_device(x, device):
+    """To the GPU without waiting for it, through pinned memory; x itself if there is none."""
+    if HAS_GPU and not x.is_cuda:
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
+def to_input(frames, args):
+    """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 1], on the device, stored channels-last."""
+    frames = to_device(frames, args.device)
+    stacked = torch.cat(frames.unbind(1), -1).permute(0, 3, 1, 2)
+    return stacked.to(args.dtype).div_(127.5).sub_(1)
+
+
+# ---- Run keeping: records, checkpoints, results ------------------------------------------------------------
+
+
+class Run:
+    """The run's folder: arguments, script, metrics.jsonl, weights, results. Of several ranks one writes.
+
+    checkpoint.pt holds what --resume needs: the stage and its step, the state of all that is trained, the
+    results so far, and the size of metrics.jsonl. Ctrl-C and SIGTERM end a stage with a checkpoint.
+    """
+
+    def __init__(self, args, data):
+        name = f"{data.task}__{SCRIPT.stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:8]}"
+        self.args = args
+        self.folder = args.resume or f"{args.runs}/{name}"
+        self.checkpoint = {"stage": None, "results": {"budgets": {}}, "metrics_size": 0}
+        if os.path.exists(f"{self.folder}/checkpoint.pt"):
+            self.checkpoint = torch.load(f"{self.folder}/checkpoint.pt", args.device)
+        table_3 = BC_RETURNS.get(data.task, (None, None))
+        self.results = self.checkpoint["results"] | {
+            "script": SCRIPT.name,
+            "task": data.task,
+            "difficulty": data.difficulty,
+            "seed": args.seed,
+            "world": WORLD,
+            "dataset_return": round(float(np.mean(data.returns)), 2),
+            "random_return": round(float(data.attributes.get("random_return", nan)), 2),
+            "reference_return": args.eval.reference_return or table_3[data.difficulty == "vanilla"],
+        }
+        self.stage = None
+        self.stop_asked = False
+        signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGINT, self.stop)
+        if WORLD_SIZE > 1:
+            dist.barrier()  # all have read the checkpoint before the first rank writes another
+        if RANK > 0:
+            return
+        self.start_tracking(data)
+        os.makedirs(self.folder, exist_ok=True)
+        self.metrics = open(f"{self.folder}/metrics.jsonl", "a")  # noqa: SIM115 open as long as the process
+        try:
+            lock_file(self.metrics)
+        except BlockingIOError:
+            raise SystemExit(f"error: another process works in {self.folder}")
+        self.metrics.seek(self.checkpoint["metrics_size"])
+        self.metrics.truncate()  # what was logged after the checkpoint comes again
+        self.save("args.json", json.dumps(asdict(args), indent=2))
+        self.save(SCRIPT.name, SCRIPT.read_text())
+        wandb.save(f"{self.folder}/{SCRIPT.name}", self.folder)
+        print(f"run folder: {self.folder}")
+
+    def start_tracking(self, data):
+        """Weights & Biases, if wanted: the folder's name is the run's, updates of a stage are its steps."""
+        name = Path(self.folder).name
+        wandb.init(
+            project="latent-actions",
+            id=name,
+            name=name,
+            group=f"{SCRIPT.stem} {data.task}",
+            tags=[SCRIPT.stem, data.task, data.difficulty],
+            resume="allow",
+            mode=None if self.args.track else "disabled",
+            config=asdict(self.args),
+        )
+        wandb.define_metric("*", step_metric="step")
+
+    def steps(self, stage, total, batch_size, **parts):
+        """Yields the steps of a stage, from its checkpoint on; saves its parts when due or stopped.
+
+        The first part is what the stage makes: at the end its weights go to <name>.pt, or <name>_<budget>.pt.
+        Where this file is there already, it is loaded and no step is left.
+        """
+        self.kind = stage.split("_")[0]
+        name, *_ = parts
+        product = parts[name]
+        file_name = f"{stage.replace(self.kind, name)}.pt"
+        first = 0
+        if os.path.exists(f"{self.folder}/{file_name}"):
+            product.load_state_dict(torch.load(f"{self.folder}/{file_name}", self.args.device))
+            first = total
+        elif self.checkpoint["stage"] == stage:
+            first = self.checkpoint["step"]
+            for name, part in parts.items():
+                part.load_state_dict(self.checkpoint["parts"][name])
+        saved_at = time.time()
+        self.stage = stage
+        self.batch_size = batch_size
+        self.bar = Progress(range(first, total), stage, total, initial=first, unit="update", disable=RANK > 0)
+        for step in self.bar:
+            yield step
+
+            stop = torch.tensor(float(self.stop_asked))
+            if WORLD_SIZE > 1:
+                dist.all_reduce(stop)  # between the CPUs: no GPU is waited for
+            late = time.time() - saved_at > 60 * self.args.checkpoint_minutes
+            if late or stop or step + 1 == total:
+                if not all(weight.isfinite().all() for weight in product.parameters()):
+                    raise SystemExit(f"error: {stage}: weights not finite at step {step + 1}")
+                self.save_checkpoint(stage, step + 1, parts)
+                saved_at = time.time()
+            if stop:
+                self.stage = None
+                self.stop()
+        self.stage = None
+        self.save(file_name, product.state_dict())
+
+    def log_due(self, step):
+        return RANK == 0 and ((step + 1) % self.args.log_interval == 0 or step + 1 == self.bar.total)
+
+    def log(self, step, optim, **values):
+        """Records numbers, or tensors of one number, of the first rank. Reading them waits for the GPU."""
+        values["learning_rate"] = optim.param_groups[0]["lr"]
+        speed = self.batch_size * (self.bar.format_dict["rate"] or 0)
+        values["transitions_per_second"] = speed
+        record = {
+            f"{self.kind}/{name}": value.item() if torch.is_tensor(value) else value
+            for name, value in values.items()
+        }
+        self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:.0f} transitions/s")
+        self.write_record({"stage": self.stage, "step": step + 1, **record})
+
+    def write_record(self, record):
+        print(json.dumps(record), file=self.metrics, flush=True)
+        wandb.log(record)
+
+    def stop(self, *_):
+        """Answers a signal: between stages at once, inside one after the step, when all ranks know of it."""
+        self.stop_asked = True
+        if self.stage is None:
+            raise SystemExit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
+
+    def save_checkpoint(self, stage, step, parts):
+        if RANK == 0:
+            os.fsync(self.metrics.fileno())
+            checkpoint = {
+                "stage": stage,
+                "step": step,
+                "parts": {name: part.state_dict() for name, part in parts.items()},
+                "results": self.results,
+                "metrics_size": self.metrics.tell(),
+            }
+            self.save("checkpoint.pt", checkpoint)
+
+    def save(self, file_name, content):
+        """Writes text, or what torch.save takes, whole or not at all."""
+        if RANK > 0:
+            return
+        path = f"{self.folder}/{file_name}"
+        try:
+            with open(f"{path}.partial", "wb") as file:
+                if isinstance(content, str):
+                    file.write(content.encode())
+                else:
+                    torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())  # on the disk before it gets its name
+        except (OSError, RuntimeError) as error:  # a full disk; torch.save hides the first in the second
+            os.remove(f"{path}.partial")
+            raise SystemExit(f"error: {path}: {error.__context__ or error}; what was saved before stands")
+        os.replace(f"{path}.partial", path)
+
+    def finish_budget(self, number, measures, returns):
+        """Keeps what a label budget has reached: measures, and returns (episodes,) by environment."""
+        for environment, played in returns.items():
+            mean = played.mean().item()
+            measures[environment] = {
+                "return_mean": mean,
+                "return_std": played.std().item(),
+                "returns": played.tolist(),
+            }
+            if self.results["reference_return"]:
+                measures[environment]["normalized_score"] = mean / self.results["reference_return"]
+            self.write_record({"stage": f"eval_{number}", f"eval/return_mean/{environment}": mean})
+        self.results["budgets"][str(number)] = measures
+        self.save("results.json", json.dumps(self.results, indent=2))
+        self.save_checkpoint(None, 0, {})
+        wandb.run.summary.update(self.results)
+        for film in glob.glob(f"{self.folder}/rollout_{number}.gif"):
+            wandb.log({f"rollout_{number}": wandb.Video(film)})
+
+
+class Progress(tqdm):
+    """A progress bar; where stderr is no terminal, lines: the first, the last, and one every 10 s between."""
+
+    line_due = 0.0  # when the next line may come, seconds
+
+    def display(self, msg=None, pos=None):
+        closing = self.disable
+        if self.fp.isatty():
+            super().display(msg, pos)
+        elif closing or time.monotonic() >= self.line_due:
+            print(self, file=self.fp, end="" if closing else "\n", flush=True)  # tqdm ends the last one
+            self.line_due = time.monotonic() + 10
+
+
+def lock_file(file):
+    """Keeps other processes off an open file while this one has it; BlockingIOError if another does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:  # network disks may know no locks
+        print(f"warning: {file.name}: {error.strerror}: start no second process here", file=sys.stderr)
+
+
+# ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------
+
+WORLD = 2  # version of what is seen here; files of another one are refused
+EPISODE_LENGTH = 1000  # steps of the simulation, dm_control's for all four tasks
+DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos; None means all)
+    "vanilla": (0.0, 0),
+    "easy": (0.1, 4),
+    "medium": (0.2, 8),
+    "hard": (0.3, None),
+    "scale_easy_video_hard": (0.1, None),  # the paper's
+}
+
+
+class DistractingControl(gym.Wrapper):
+    """Pixels before colours, a camera and a background video that drift independently of the physics.
+
+    Observations are uint8 (64, 64, 3); `info` holds dm_control's states, a dictionary. One seed gives the
+    same physics, colours, camera and background. color_scale, camera_scale: s of DIFFICULTIES, 0 for none.
+    videos: uint8 (frames, 160, 160, 3), none for the task's own sky.
+    """
+
+    def __init__(self, env, color_scale, camera_scale, videos):
+        from dm_control.mujoco import Camera
+
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
+        self.color_scale = color_scale
+        self.camera_scale = camera_scale
+        self.videos = videos
+        self.physics = env.unwrapped.physics
+        self.own_colors = self.physics.model.mat_rgba[:, :3].copy()
+        if videos and self.physics.model.name == "humanoid":  # its ground would hide most of the background
+            self.physics.named.model.mat_rgba["grid", "a"] = 0.3
+        self.camera = Camera(self.physics, IMG_HW, IMG_HW, 0)  # a new one for each picture is slow
+
+    def reset(self, seed=None, options=None):
+        states, _ = self.env.reset(seed=seed, options=options)
+        self.pictures = self.draw(seed)
+        return next(self.pictures), states
+
+    def step(self, action):
+        states, reward, terminated, truncated, _ = self.env.step(action)
+        return next(self.pictures), reward, terminated, truncated, states
+
+    def draw(self, seed):
+        """Yields pictures of the present state, uint8 (64, 64, 3), each under the distractors' next step."""
+        import mujoco
+
+        model = self.physics.model
+        data = self.physics.data
+        color_rng, camera_rng, video_rng = np.random.default_rng(seed).spawn(3)
+        colors = walk_colors(color_rng, self.color_scale, self.own_colors)
+        poses = walk_camera(camera_rng, self.camera_scale, data.cam_xpos[0] - data.subtree_com[1])
+        frames = play_to_and_fro(video_rng, self.videos)
+        while True:
+            model.mat_rgba[:, :3] = next(colors)
+            if self.videos:
+                show_in_sky(self.physics, next(frames))
+            mujoco.mj_camlight(model.ptr, data.ptr)  # puts the camera back to its own pose
+            if self.camera_scale > 0:
+                move_camera(data, *next(poses))
+            yield self.camera.render().copy()
+
+
+def show_in_sky(physics, picture):
+    """Makes a picture, uint8 (H, H, 3), the texture of all six faces of the sky."""
+    import mujoco
+
+    model = physics.model
+    sky = model.name2id("skybox", "texture")
+    model.tex_width[sky] = len(picture)
+    model.tex_height[sky] = 6 * len(picture)
+    start = model.tex_adr[sky]
+    model.tex_data[start : start + 6 * picture.size] = np.tile(picture.ravel(), 6)
+    with physics.contexts.gl.make_current() as context:
+        context.call(mujoco.mjr_uploadTexture, model.ptr, physics.contexts.mujoco.ptr, sky)
+
+
+def walk_colors(rng, s, own_colors):
+    """Yields each material's RGB: uniform within ±s of its own, then drifting within this range."""
+    low = np.clip(own_colors - s, 0, 1)
+    high = np.clip(own_colors + s, 0, 1)
+    colors = rng.uniform(low, high)
+    while True:
+        colors = np.clip(colors, low, high).astype(np.float32)  # as the model keeps them
+        yield colors
+        colors = colors + rng.normal(0, 0.03 * s, colors.shape)
+
+
+def walk_camera(rng, s, own_position):
+    """Yields the camera's position about the agent's centre of mass, in metres, and its roll, in radians.
+
+    Ranges are of (radius, elevation above the horizon, azimuth) about its own position (x, y, z); velocities
+    are metres and radians per step.
+    """
+    radius, elevation, azimuth = to_spherical(own_position)
+    angle = pi / 2 * s
+    low = [radius * (1 - 0.5 * s), max(elevation - angle, 0), max(azimuth - angle, -pi / 2)]
+    high = [radius * (1 + 1.5 * s), min(elevation + angle, pi / 2), min(azimuth + angle, pi / 2)]
+    high = np.maximum(low, high)  # for a camera just below the horizon
+    position = to_cartesian(rng.uniform(low, high))
+    velocity = normalized(rng.normal(size=3)) * rng.uniform(0, 0.4 * s)
+    max_roll_velocity = pi / 50 * s
+    roll, roll_velocity = rng.uniform(-1, 1, 2) * [angle, max_roll_velocity]
+    unit = s * radius / 4
+    while True:
+        velocity = velocity + rng.normal(0, 0.1 * unit, 3)
+        velocity = velocity * min(1, 0.4 * unit / hypot(*velocity))
+        new_position = to_cartesian(np.clip(to_spherical(position + velocity), low, high))
+        velocity = new_position - position  # the move that was made: the limits stop the camera
+        position = new_position
+        roll_velocity = roll_velocity + rng.normal(0, pi / 300 * s)
+        roll_velocity = np.clip(roll_velocity, -max_roll_velocity, max_roll_velocity)
+        new_roll = np.clip(roll + roll_velocity, -angle, angle)
+        roll_velocity = new_roll - roll
+        roll = new_roll
+        yield position, roll
+
+
+def play_to_and_fro(rng, videos):
+    """Yields the frames of a random video, from a random one on, in a random direction."""
+    video = videos[rng.integers(len(videos))]
+    frames = [*video, *video[::-1]]  # the frame at a turn is shown twice
+    start = rng.integers(len(frames))
+    yield from itertools.cycle(frames[start:] + frames[:start])
+
+
+def move_camera(data, position, roll):
+    """Moves camera 0; it looks at the point on its own axis that is as far away as the agent."""
+    agent = data.subtree_com[1]
+    offset = data.cam_xpos[0] - agent
+    own_axis = data.cam_xmat[0, 2::3]  # a camera looks along its negative z axis
+    z = normalized(position - offset + own_axis * hypot(*offset))
+    x = normalized(np.cross([0, 0, 1], z))
+    y = np.cross(z, x)
+    data.cam_xpos[0] = agent + position
+    axes = [x * cos(roll) + y * sin(roll), y * cos(roll) - x * sin(roll), z]
+    data.cam_xmat[0] = np.column_stack(axes).ravel()
+
+
+def normalized(vector):
+    return vector / hypot(*vector)
+
+
+def to_spherical(point):
+    """(x, y, z) → (radius, elevation, azimuth from -y, where the cameras are: the cut at y is far)."""
+    x, y, z = point
+    return np.array([hypot(x, y, z), atan2(z, hypot(x, y)), atan2(x, -y)])
+
+
+def to_cartesian(position):
+    radius, elevation, azimuth = position
+    x = cos(elevation) * sin(azimuth)
+    y = -cos(elevation) * cos(azimuth)
+    return radius * np.array([x, y, sin(elevation)])
+
+
+class RepeatAction(gym.Wrapper):
+    """Each action acts for several simulation steps, whose rewards are summed."""
+
+    def __init__(self, env, action_repeat):
+        super().__init__(env)
+        self.action_repeat = action_repeat
+
+    def step(self, action):
+        total = 0.0
+        for _ in range(self.action_repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += reward
+        return observation, total, terminated, truncated, info
+
+
+def make_env(task, difficulty, backgrounds, split, action_repeat=1):
+    """A dm_control task under a difficulty's distractors, with the videos in backgrounds/<split>/*.npy."""
+    scale, _ = DIFFICULTIES[difficulty]
+    env = RepeatAction(load_task(task), action_repeat)
+    return DistractingControl(env, scale, scale, load_videos(backgrounds, split, difficulty))
+
+
+def load_task(task):
+    """A dm_control task through Shimmy, with buffers and shadows no larger than 64×64 pictures need."""
+    # imported here: dm_control binds to the OpenGL that MUJOCO_GL names when it is first imported
+    import absl.logging
+    import shimmy
+    from dm_control import suite
+
+    absl.logging.set_verbosity("error")  # deprecations in dm_control's own XML
+    env = shimmy.DmControlCompatibilityV0(suite.load(*task.split("-")))
+    visual = env.unwrapped.physics.model.vis
+    visual.global_.offwidth = IMG_HW
+    visual.global_.offheight = IMG_HW
+    visual.quality.shadowsize = 256  # MuJoCo's 2048² take most of the time
+    visual.quality.numslices = 12
+    visual.quality.numstacks = 8
+    return env
+
+
+def load_videos(backgrounds, split, difficulty):
+    """Background videos, uint8 (frames, 160, 160, 3), mapped: all of "val", the difficulty's of "train"."""
+    _, number = DIFFICULTIES[difficulty]
+    if number == 0:
+        return []
+    folder = Path(backgrounds, split)
+    files = sorted(folder.glob("*.npy"))
+    if not files:
+        raise SystemExit(
+            f"error: no videos (*.npy) in {folder}; collect_data.py makes some (--eval.backgrounds)"
+        )
+    if split == "train":
+        files = files[:number]
+    return [np.load(file, mmap_mode="r") for file in files]
+
+
+def pick_rendering_backend():
+    """Sets MUJOCO_GL for the worker processes: EGL on a GPU or Mesa, else OSMesa; tries a user's choice."""
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the worker: its threads only cost at 64×64
+    choices = [{"MUJOCO_GL": "egl"}, {"MUJOCO_GL": "osmesa"}]
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    if gpu.isdecimal():  # EGL would count from the machine's first GPU
+        choices.insert(0, {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": gpu})
+    probe = "from dm_control import mujoco; mujoco.Physics.from_xml_string('<mujoco/>').render(64, 64)"
+    reasons = []
+    for choice in choices:
+        variables = choice | os.environ
+        result = subprocess.run([sys.executable, "-c", probe], env=variables, capture_output=True, text=True)
+        if result.returncode == 0:
+            os.environ.update(variables)
+            return
+        last_line = result.stderr.strip().split("\n")[-1]
+        reasons.append(f"MUJOCO_GL={variables['MUJOCO_GL']}: {last_line}")
+    raise SystemExit(
+        f"error: no OpenGL to render with: {'; '.join(dict.fromkeys(reasons))}; apt-get install libegl1 "
+        "libopengl0, or libosmesa6, and leave MUJOCO_GL and PYOPENGL_PLATFORM unset"
+    )
+
+
+# ---- Evaluation --------------------------------------------------------------------------------------------
+
+BC_RETURNS = {  # of the paper's BC on all labels, with and without distractors (Table 3)
+    "cheetah-run": (823, 840),
+    "walker-run": (749, 735),
+    "hopper-hop": (253, 300),
+    "humanoid-walk": (428, 601),
+}
+
+
+def find_environments(args, data):
+    """What policies will play in: functions that make it, by name. Refuses what would fail after hours.
+
+    Tasks of dm_control's suite with seen and with unseen videos, or --eval.env-id; empty if there is neither.
+    """
+    environments = {}
+    if args.eval.env_id:
+        environments["environment"] = partial(make_gym_env, args.eval.env_id)
+        if gym.make(args.eval.env_id).action_space.shape != data.actions.shape[1:]:
+            raise SystemExit(
+                f"error: --eval.env-id {args.eval.env_id}: its actions are not those of the data"
+            )
+    elif is_in_suite(data.task):
+        settings = (data.task, data.difficulty, args.eval.backgrounds)
+        action_repeat = int(data.attributes.get("action_repeat", 1))
+        for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
+            environments[name] = partial(make_env, *settings, split, action_repeat)
+            load_videos(args.eval.backgrounds, split, data.difficulty)
+    else:
+        print(f"no episodes: {data.task} is no task of dm_control's suite (--eval.env-id plays in Gymnasium)")
+    if environments:
+        pick_rendering_backend()
+    return environments
+
+
+def is_in_suite(task):
+    """Asked in another process, as importing dm_control binds this one to an OpenGL."""
+    load = "import sys; from dm_control import suite; suite.load(*sys.argv[1].split('-'))"
+    environ = os.environ | {"MUJOCO_GL": "disabled"}
+    answer = subprocess.run([sys.executable, "-c", load, task], env=environ, capture_output=True)
+    return answer.returncode == 0
+
+
+def make_gym_env(env_id):
+    """Any Gymnasium environment with Box actions, as pictures: uint8 (64, 64, 3)."""
+    env = gym.wrappers.AddRenderObservation(gym.make(env_id, render_mode="rgb_array"))
+    space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
+    return gym.wrappers.TransformObservation(env, shrink, space)
+
+
+def shrink(picture):
+    return np.asarray(Image.fromarray(picture).resize((IMG_HW, IMG_HW)))
+
+
+def evaluate(args, environments, policy, film):
+    """Returns of greedy episodes, all in one batch: (episodes,) for each environment, by name."""
+    if not environments:
+        return {}
+    seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes)  # not the data's
+    episodes = list(itertools.product(environments.values(), seeds.tolist()))
+    parts = np.array_split(range(len(episodes)), min(args.eval.num_workers, len(episodes)))
+    spawn = multiprocessing.get_context("spawn")
+    pipes = []
+    for part in parts:
+        pipe, worker_pipe = spawn.Pipe()
+        settings = (worker_pipe, [episodes[i] for i in part], args.frame_stack)
+        spawn.Process(target=play_episodes, args=settings, daemon=True).start()
+        worker_pipe.close()
+        pipes.append(pipe)
+    pictures = []
+    for step in Progress(itertools.count(), "evaluation", EPISODE_LENGTH, unit="step"):
+        answers = [pipe.recv() for pipe in pipes]
+        observations, returns, over = map(np.concatenate, zip(*answers))
+        if step % 4 == 0 and step < 400:  # two episodes with seen videos, two with unseen ones
+            pictures.append(np.hstack(observations[[0, 1, -2, -1], -1]))
+        if over.all():
+            break
+        with torch.no_grad(), args.autocast():
+            actions = policy(to_input(torch.from_numpy(observations), args)).float().cpu().numpy()
+        for pipe, part in zip(pipes, parts):
+            pipe.send(actions[part])
+    imageio.imwrite(film, np.stack(pictures).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
+    return dict(zip(environments, np.split(returns, len(environments))))
+
+
+def play_episodes(pipe, episodes, frame_stack):
+    """A worker process: steps its environments, sends (observations, returns, over), receives actions."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
+    envs = []
+    observations = []
+    for make, seed in episodes:
+        envs.append(gym.wrappers.FrameStackObservation(make(), frame_stack, padding_type="reset"))
+        observations.append(envs[-1].reset(seed=seed)[0])
+    returns = np.zeros(len(envs))
+    over = np.zeros(len(envs), bool)
+    with contextlib.suppress(EOFError, ConnectionError):  # the main process has ended
+        while True:
+            pipe.send((observations, returns, over))
+            actions = pipe.recv()
+            for i in np.flatnonzero(~over):
+                action = actions[i].clip(envs[i].action_space.low, envs[i].action_space.high)
+                observations[i], reward, terminated, truncated, _ = envs[i].step(action)
+                returns[i] += reward
+                over[i] = terminated or truncated
+
+
+def print_table(results):
+    """What each label budget has reached: returns, normalised scores, errors of actions as MSE / Var(a)."""
+    print("\n| labelled | videos | return | score | policy's error | other measures |")
+    print("|---|---|---|---|---|---|")
+    for number, budget in results["budgets"].items():
+        measures = results.get("latent_actions", {}) | budget.get("latent_actions", {})
+        measures |= budget.get("idm", {})
+        error = f"{budget.get('action_mse_over_var', nan):.3f}"
+        for videos in ("seen_videos", "unseen_videos", "environment"):
+            others = []
+            for name, value in measures.items():
+                if name.endswith(f"/{videos}") and "_mse/" not in name:
+                    others.append(f"{name.split('/')[0].removesuffix('_mse_over_var')} {value:.3f}")
+            played = budget.get(videos, {})
+            returns = "{return_mean:.1f} ± {return_std:.1f}".format_map(played) if played else "–"
+            score = f"{played['normalized_score']:.3f}" if "normalized_score" in played else "–"
+            if played or others:
+                print(f"| {number} | {videos} | {returns} | {score} | {error} | {', '.join(others)} |")
+
+
+# ---- Main --------------------------------------------------------------------------------------------------
+
+
+def start_process(args):
+    """Connects the ranks; has glibc keep freed memory: mapping it anew costs a CPU a quarter of its time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: whose end stays
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise SystemExit(f"error: --device {args.device}: {str(error).splitlines()[0]}")
+    if args.data_device == "gpu" and "cpu" in args.device:
+        raise SystemExit(f"error: --data-device gpu with --device {args.device}")
+    if WORLD_SIZE > 1:
+        if HAS_GPU:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group(timeout=datetime.timedelta(hours=2))  # they wait while the first evaluates
+
+
+def parse_args(argv):
+    """The command line: a preset's name first, else paper. --resume brings the run's arguments back."""
+    if not argv or argv[0].startswith("-"):
+        argv = ["paper", *argv]
+    if argv[0] not in PRESETS:
+        raise SystemExit(f"error: no preset {argv[0]!r}: there are {', '.join(PRESETS)}")
+    args = tyro.extras.overridable_config_cli(PRESETS, args=argv, prog=SCRIPT.name)
+    if args.resume:
+        own_script = Path(f"{args.resume}/{SCRIPT.name}")
+        if not own_script.exists():
+            raise SystemExit(f"error: --resume {args.resume}: not the folder of a run of {SCRIPT.name}")
+        for word in argv[1:]:
+            if word.startswith("--") and not word.replace("-", "_").split("=")[0].endswith(OF_THIS_MACHINE):
+                raise SystemExit(f"error: {word} with --resume: a run goes on with its own arguments")
+        if own_script.read_bytes() != SCRIPT.read_bytes() and not args.accept_edited_script:
+            raise SystemExit(
+                f"error: {SCRIPT} is not {own_script}, with which this run began; continue with that one, "
+                f"`python {own_script} --resume {args.resume}`, or give --accept-edited-script"
+            )
+        restore(args, json.loads(Path(f"{args.resume}/args.json").read_text()))
+    check_numbers(args)
+    return args
+
+
+MAY_BE_ZERO = ("seed", "num_epochs", "warmup_epochs", "labeled_loss_coef", "checkpoint_minutes")
+
+
+def check_numbers(args, flag="--"):
+    """Refuses NaN, negative numbers, and zero where it has no meaning."""
+    for name, value in vars(args).items():
+        own_flag = flag + name.replace("_", "-")
+        if is_dataclass(value):
+            check_numbers(value, f"{own_flag}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if is_number and not number > 0 and not (number == 0 and name in MAY_BE_ZERO):
+                raise SystemExit(f"error: {own_flag} {number}: this must be more than zero")
+    if vars(args).get("num_epochs", 0) and args.warmup_epochs > args.num_epochs:
+        raise SystemExit(f"error: {flag}warmup-epochs {args.warmup_epochs}: the stage is over before that")
+
+
+OF_THIS_MACHINE = ("resume", "accept_edited_script", "device", "data_device", "compile", "num_workers")
+
+
+def restore(args, values):
+    """Takes over the arguments that the run began with, but for those of this machine."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            restore(getattr(args, name), value)
+        elif name not in OF_THIS_MACHINE:
+            setattr(args, name, value)
+
+
+def load_data(args):
+    """Data, labelled and evaluation data. Refuses what would fail only after hours; finds the videos."""
+    labeled_data = Dataset(args.labeled_data or args.data, args)
+    data = Dataset(args.data, args, labeled_data.task, args.trajectories_per_file, args.data_device)
+    source = labeled_data.paths[0]
+    beside = ["val".join(path.rsplit("train", 1)) for path in labeled_data.paths]
+    eval_data = Dataset(args.eval_data or beside, args)
+    budgets = args.num_labeled_trajectories
+    batch_sizes = (args.lam.batch_size, args.bc.batch_size, args.decoder.batch_size)
+    if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
+        raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
+    if labeled_data.has_actions and labeled_data.actions.isnan().any():
+        raise SystemExit(f"error: {source} and others are not of one task: give --labeled-data")
+    if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
+        raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
+    if len(data.transitions(data.shuffle)) < max(batch_sizes) or len(data.shuffle) < 2:
+        raise SystemExit(f"error: {data.paths[0]} does not fill a batch, or has one trajectory: collect more")
+    if data.mask_offset.min() < 0:
+        path = data.paths[data.file[data.mask_offset.argmin()]]
+        raise SystemExit(f"error: {path} has no masks, as collect_data.py --masks stores them")
+    if eval_data.task != labeled_data.task or {*eval_data.paths} & {*data.paths, *labeled_data.paths}:
+        raise SystemExit(f"error: no evaluation file of {eval_data.task} beside {source}: --eval-data")
+    videos = labeled_data.attributes.get("backgrounds", "backgrounds")
+    args.eval.backgrounds = args.eval.backgrounds or f"{os.path.dirname(source)}/{videos}"
+    return data, labeled_data, eval_data
+
+
+def main(args):
+    start_process(args)
+    data, labeled_data, eval_data = load_data(args)  # before the training, not after it
+    environments = find_environments(args, labeled_data)
+    run = Run(args, labeled_data)
+    lam = train_lam(args, data, "lam", run)
+    if RANK == 0:
+        probed_data = data if data.actions.isfinite().all() else labeled_data
+        run.results["latent_actions"] = held_out_probe(args, lam, probed_data, eval_data)
+        print(f"latent actions: {run.results['latent_actions']}")
+    actor = train_actor(args, data, lam, "bc", run)
+    run.save("results.json", json.dumps(run.results, indent=2))
+    if not labeled_data.has_actions:
+        return  # plain videos
+    for number in args.num_labeled_trajectories:
+        if str(number) in run.results["budgets"]:  # a resumed run has finished it
+            continue
+        index = labeled_data.transitions(labeled_data.shuffle[:number])
+        decoder = train_decoder(args, labeled_data, index, actor, f"decoder_{number}", run)
+        if RANK == 0:
+            policy = nn.Sequential(actor, decoder)
+            error = action_error(args, policy, eval_data)
+            returns = evaluate(args, environments, policy, f"{run.folder}/rollout_{number}.gif")
+            run.finish_budget(number, error, returns)
+    if RANK == 0:
+        print_table(run.results)
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args(sys.argv[1:]))
+    except (gym.error.Error, wandb.errors.UsageError) as error:  # no such environment, nobody logged in
+        raise SystemExit(f"error: {error}")
+    except (KeyboardInterrupt, EOFError, OSError) as error:  # Ctrl-C, a dead worker, a full disk
+        raise SystemExit(f"error: {str(error) or type(error).__name__}")
