@@ -8,7 +8,7 @@ videos, which the learner of the other scripts never sees.
 
     python collect_data.py demo                         # 24 + 8 cheetah-run trajectories in data/, minutes
     python collect_data.py --task walker-run            # the paper's size: 5,000 + 50 trajectories, 63 GB
-    python collect_data.py --task fish-swim --expert fish.npz --masks       # any task; also where the agent is
+    python collect_data.py --task fish-swim --expert fish.npz --masks      # any task; also where the agent is
     python collect_data.py --shard 3/16                 # the third of 16 parts of it, on one of many machines
     python collect_data.py --backgrounds DAVIS/         # DAVIS 2017 videos instead of procedural ones
     python collect_data.py --rerender data/<file>.hdf5 --seed 1 --output twins     # the same physics again
@@ -950,7 +950,8 @@ def load_expert(path: Path) -> Expert:
 
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------
 
-EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
+WORLD = 2  # version of what is seen here; files of another one are refused
+EPISODE_LENGTH = 1000  # steps of the simulation, dm_control's for all four tasks
 DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos; None means all)
     "vanilla": (0.0, 0),
     "easy": (0.1, 4),
@@ -1053,19 +1054,23 @@ def walk_camera(rng, s, own_position):
     roll, roll_velocity = rng.uniform(-1, 1, 2) * [angle, max_roll_velocity]
     unit = s * radius / 4
     while True:
-        yield position, roll
         velocity = velocity + rng.normal(0, 0.1 * unit, 3)
         velocity = velocity * min(1, 0.4 * unit / hypot(*velocity))
-        position = to_cartesian(np.clip(to_spherical(position + velocity), low, high))
+        new_position = to_cartesian(np.clip(to_spherical(position + velocity), low, high))
+        velocity = new_position - position  # the move that was made: the limits stop the camera
+        position = new_position
         roll_velocity = roll_velocity + rng.normal(0, pi / 300 * s)
         roll_velocity = np.clip(roll_velocity, -max_roll_velocity, max_roll_velocity)
-        roll = np.clip(roll + roll_velocity, -angle, angle)
+        new_roll = np.clip(roll + roll_velocity, -angle, angle)
+        roll_velocity = new_roll - roll
+        roll = new_roll
+        yield position, roll
 
 
 def play_to_and_fro(rng, videos):
     """Yields the frames of a random video, from a random one on, in a random direction."""
     video = videos[rng.integers(len(videos))]
-    frames = [*video, *video[-2:0:-1]]
+    frames = [*video, *video[::-1]]  # the frame at a turn is shown twice
     start = rng.integers(len(frames))
     yield from itertools.cycle(frames[start:] + frames[:start])
 
@@ -1100,10 +1105,26 @@ def to_cartesian(position):
     return radius * np.array([x, y, sin(elevation)])
 
 
-def make_env(task, difficulty, backgrounds, split):
+class RepeatAction(gym.Wrapper):
+    """Each action acts for several simulation steps, whose rewards are summed."""
+
+    def __init__(self, env, action_repeat):
+        super().__init__(env)
+        self.action_repeat = action_repeat
+
+    def step(self, action):
+        total = 0.0
+        for _ in range(self.action_repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += reward
+        return observation, total, terminated, truncated, info
+
+
+def make_env(task, difficulty, backgrounds, split, action_repeat=1):
     """A dm_control task under a difficulty's distractors, with the videos in backgrounds/<split>/*.npy."""
     scale, _ = DIFFICULTIES[difficulty]
-    return DistractingControl(load_task(task), scale, scale, load_videos(backgrounds, split, difficulty))
+    env = RepeatAction(load_task(task), action_repeat)
+    return DistractingControl(env, scale, scale, load_videos(backgrounds, split, difficulty))
 
 
 def load_task(task):

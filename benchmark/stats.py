@@ -48,7 +48,7 @@ class Run:
 
     @property
     def difficulty(self) -> str:
-        return self.results["difficulty"]
+        return self.results.get("difficulty")
 
     @property
     def seed(self) -> int:

@@ -47,7 +47,7 @@ from tqdm import tqdm
 class SACArgs:
     """Soft actor-critic; a step is one decision in one environment."""
 
-    total_steps: int = 4_000_000  # environment steps, all environments together
+    total_steps: int = 4_000_000  # of all environments together
     num_envs: int = 64  # environments that step together
     updates_per_round: int = 4  # gradient steps of the critics after each step of all environments
     policy_delay: int = 2  # gradient steps of the critics per gradient step of the actor
@@ -74,7 +74,7 @@ class SACArgs:
 class PPOArgs:
     """Proximal policy optimisation; a step is one decision in one environment."""
 
-    total_steps: int = 10_000_000  # environment steps, all environments together
+    total_steps: int = 10_000_000  # of all environments together
     num_envs: int = 32  # environments that step together
     rollout_length: int = 128  # steps of each environment between two updates
     num_epochs: int = 10  # passes over what was played
@@ -91,7 +91,7 @@ class PPOArgs:
 
 @dataclass
 class Args:
-    task: str = "cheetah-run"  # any task of dm_control's suite; four have shipped experts (Section 3)
+    task: str = "cheetah-run"  # any task of dm_control's suite; four have shipped experts
     algorithm: Literal["sac", "ppo"] = "sac"
     """sac: actions within the bounds by tanh; ppo: unclipped means far outside, of which the clipped act"""
     seed: int = 0  # of the environments, the networks and the replay
@@ -354,8 +354,11 @@ def train_sac(args: Args):
         set_statistics(statistics, files.state["statistics"])
     elif args.expert:
         expert = load_expert(args.expert)
-        if expert.about["algorithm"] != "sac" or expert.layers[0][1].shape != (sac.hidden_dim,):
-            raise SystemExit(f"error: {args.expert} is {expert.about}; --sac.hidden-dim must be the same")
+        of_kind = (expert.about["task"], expert.about["algorithm"], len(expert.layers[0][1]))
+        if of_kind != (args.task, "sac", sac.hidden_dim):
+            raise SystemExit(
+                f"error: {args.expert} is {expert.about}; it must be of --task, SAC and --sac.hidden-dim"
+            )
         begin_from(expert, agent.actor, statistics)
         # first the expert's episodes fill the buffer, then the critics learn, then the policy changes
         first_step = sac.learning_starts
@@ -444,7 +447,7 @@ class PPO(nn.Module):
         policy = self.policy(states)
 
         ratio = (policy.log_prob(actions).sum(-1) - old_log_prob).exp()
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
         gain = torch.min(ratio * advantages, ratio.clamp(1 - args.clip, 1 + args.clip) * advantages)
         value_loss = 0.5 * F.mse_loss(self.value(states), returns)
         entropy = policy.entropy().sum(-1)
@@ -492,9 +495,9 @@ def train_ppo(args: Args):
     ppo = args.ppo
     if args.expert:
         raise SystemExit("error: --expert: --algorithm ppo goes on from nothing but its own checkpoint")
+    envs = make_state_envs(args.task, args.action_repeat, ppo.num_envs)
     files = TrainingFiles(args)
     torch.manual_seed(args.seed + files.step)
-    envs = make_state_envs(args.task, args.action_repeat, ppo.num_envs)
     state_dim = envs.single_observation_space.shape[0]
     action_dim = envs.single_action_space.shape[0]
     statistics = RunningMeanStd(shape=state_dim)
@@ -687,7 +690,7 @@ class TrainingFiles:
         means = [point["mean"] for point in self.curve]
         stds = [point["std"] for point in self.curve]
         figure = matplotlib.figure.Figure(figsize=(5, 3), layout="constrained")
-        axes = figure.add_subplot(xlabel="environment steps", ylabel="return, 10 greedy episodes")
+        axes = figure.add_subplot(xlabel="steps (decisions)", ylabel="return, 10 greedy episodes")
         axes.set_title(self.expert.stem)
         axes.errorbar(steps, means, stds, elinewidth=0.5)
         figure.savefig(self.picture, dpi=120)
@@ -696,7 +699,7 @@ class TrainingFiles:
 # ---- Environment: proprioceptive states, without rendering -------------------------------------------------
 
 IMG_HW = 64  # height and width of an observation, pixels
-EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
+EPISODE_LENGTH = 1000  # steps of the simulation, dm_control's for all four tasks
 
 
 def load_task(task):
@@ -748,11 +751,11 @@ class EasierEnv(gym.Wrapper):
 class RepeatAction(gym.Wrapper):
     """Each action acts for several simulation steps, whose rewards are summed."""
 
-    def __init__(self, env: gym.Env, action_repeat: int):
+    def __init__(self, env, action_repeat):
         super().__init__(env)
         self.action_repeat = action_repeat
 
-    def step(self, action: np.ndarray):
+    def step(self, action):
         total = 0.0
         for _ in range(self.action_repeat):
             observation, reward, terminated, truncated, info = self.env.step(action)

@@ -8,6 +8,7 @@ import pytest
 from collect_data import (
     DIFFICULTIES,
     DistractingControl,
+    RepeatAction,
     dead_leaves_video,
     load_task,
     play_to_and_fro,
@@ -53,6 +54,49 @@ def test_each_distractor_changes_pixels_alone(distractor):
     changed, same_physics = play(make(**distractor), seed=0)
     assert np.array_equal(physics, same_physics)
     assert (pixels != changed).mean() > 0.05
+
+
+def walk_of_camera(scale: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (1000, 3) and rolls (1000,) of a camera that begins 3 m before the agent, 0.5 m above it."""
+    camera = walk_camera(np.random.default_rng(seed), scale, np.array([0, -3, 0.5]))
+    positions, rolls = zip(*(next(camera) for _ in range(1000)))
+    return np.array(positions), np.array(rolls)
+
+
+@pytest.mark.parametrize(
+    ("scale", "step", "roll_step", "at_a_limit"),
+    [
+        (0.1, 0.0239, 0.0029, {"radius": 0.079, "elevation": 0.042, "azimuth": 0.049, "roll": 0.047}),
+        (0.3, 0.0713, None, {"radius": 0.083, "elevation": 0.054, "azimuth": 0.047, "roll": 0.047}),
+    ],
+)
+def test_the_camera_walks_as_the_suites_does(scale, step, roll_step, at_a_limit):
+    """Reference figures of 30 walks: it turns at its limits, where one that kept its speed would stay."""
+    walks = [walk_of_camera(scale, seed) for seed in range(30)]
+    moves = np.concatenate([np.diff(positions, axis=0) for positions, _ in walks])
+    assert np.linalg.norm(moves, axis=1).mean() == pytest.approx(step, rel=0.25)
+    if roll_step:
+        roll_moves = np.concatenate([np.diff(rolls) for _, rolls in walks])
+        assert np.abs(roll_moves).mean() == pytest.approx(roll_step, rel=0.25)
+    coordinates = np.array([[*to_spherical(point)] for positions, _ in walks for point in positions])
+    columns = dict(zip(("radius", "elevation", "azimuth"), coordinates.T))
+    columns["roll"] = np.concatenate([rolls for _, rolls in walks])
+    for name, values in columns.items():
+        touches = np.isclose(values, values.min(), atol=1e-9) | np.isclose(values, values.max(), atol=1e-9)
+        assert touches.mean() == pytest.approx(at_a_limit[name], rel=0.25), name
+
+
+def test_an_action_acts_for_several_steps():
+    """One picture and one distractor step a decision, rewards summed, the physics of R steps."""
+    env = DistractingControl(RepeatAction(load_task("cheetah-run"), 4), 0.1, 0.1, VIDEOS)
+    plain = make("cheetah-run", 0.1, 0.1, VIDEOS)
+    first, _ = env.reset(seed=1)
+    assert np.array_equal(first, plain.reset(seed=1)[0])
+    action = np.full(6, 0.5)
+    _, reward, _, truncated, _ = env.step(action)
+    assert reward == sum(plain.step(action)[1] for _ in range(4))
+    assert np.array_equal(env.physics.get_state(), plain.physics.get_state()) and not truncated
+    assert [env.step(action)[3] for _ in range(249)] == [False] * 248 + [True]
 
 
 def test_vanilla_is_the_task_itself():
@@ -117,7 +161,9 @@ def test_video_plays_to_and_fro():
     shown = [
         next(i for i, candidate in enumerate(video) if np.array_equal(candidate, frame)) for frame in frames
     ]
-    assert set(np.abs(np.diff(shown))) == {1} and set(shown) == set(range(5))
+    moves = np.abs(np.diff(shown))
+    assert set(moves) == {0, 1} and set(shown) == set(range(5))
+    assert {shown[i] for i in np.flatnonzero(moves == 0)} == {0, 4}  # the frame at a turn is shown twice
     firsts = [next(play_to_and_fro(np.random.default_rng(seed), VIDEOS)) for seed in range(60)]
     assert len({frame.tobytes() for frame in firsts}) == 10  # any frame of any video
 

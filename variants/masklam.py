@@ -622,6 +622,9 @@ class Dataset:
     def read(self, file, number, limit):
         """Yields file, first byte and number of frames, return, and the arrays of each trajectory."""
         task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
+        world = file.attrs.get("world", 1 if "random_return" in file.attrs else WORLD)
+        if world != WORLD:
+            raise ValueError(f"it shows world {world}, not {WORLD}; collect_data.py collects it again")
         self.task = self.task or task
         self.attributes = self.attributes or dict(file.attrs)
         self.difficulty = self.attributes.get("difficulty", "vanilla")
@@ -759,6 +762,7 @@ class Run:
             "task": data.task,
             "difficulty": data.difficulty,
             "seed": args.seed,
+            "world": WORLD,
             "dataset_return": round(float(np.mean(data.returns)), 2),
             "random_return": round(float(data.attributes.get("random_return", nan)), 2),
             "reference_return": args.eval.reference_return or table_3[data.difficulty == "vanilla"],
@@ -788,20 +792,16 @@ class Run:
     def start_tracking(self, data):
         """Weights & Biases, if wanted: the folder's name is the run's, updates of a stage are its steps."""
         name = Path(self.folder).name
-        tags = [SCRIPT.stem, data.task, data.difficulty]
-        try:
-            wandb.init(
-                project="latent-actions",
-                id=name,
-                name=name,
-                group=f"{SCRIPT.stem} {data.task}",
-                tags=tags,
-                resume="allow",
-                mode=None if self.args.track else "disabled",
-                config=asdict(self.args),
-            )
-        except wandb.errors.UsageError as error:
-            raise SystemExit(f"error: --track: {error}")
+        wandb.init(
+            project="latent-actions",
+            id=name,
+            name=name,
+            group=f"{SCRIPT.stem} {data.task}",
+            tags=[SCRIPT.stem, data.task, data.difficulty],
+            resume="allow",
+            mode=None if self.args.track else "disabled",
+            config=asdict(self.args),
+        )
         wandb.define_metric("*", step_metric="step")
 
     def steps(self, stage, total, batch_size, **parts):
@@ -945,7 +945,8 @@ def lock_file(file):
 
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------
 
-EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
+WORLD = 2  # version of what is seen here; files of another one are refused
+EPISODE_LENGTH = 1000  # steps of the simulation, dm_control's for all four tasks
 DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos; None means all)
     "vanilla": (0.0, 0),
     "easy": (0.1, 4),
@@ -1048,19 +1049,23 @@ def walk_camera(rng, s, own_position):
     roll, roll_velocity = rng.uniform(-1, 1, 2) * [angle, max_roll_velocity]
     unit = s * radius / 4
     while True:
-        yield position, roll
         velocity = velocity + rng.normal(0, 0.1 * unit, 3)
         velocity = velocity * min(1, 0.4 * unit / hypot(*velocity))
-        position = to_cartesian(np.clip(to_spherical(position + velocity), low, high))
+        new_position = to_cartesian(np.clip(to_spherical(position + velocity), low, high))
+        velocity = new_position - position  # the move that was made: the limits stop the camera
+        position = new_position
         roll_velocity = roll_velocity + rng.normal(0, pi / 300 * s)
         roll_velocity = np.clip(roll_velocity, -max_roll_velocity, max_roll_velocity)
-        roll = np.clip(roll + roll_velocity, -angle, angle)
+        new_roll = np.clip(roll + roll_velocity, -angle, angle)
+        roll_velocity = new_roll - roll
+        roll = new_roll
+        yield position, roll
 
 
 def play_to_and_fro(rng, videos):
     """Yields the frames of a random video, from a random one on, in a random direction."""
     video = videos[rng.integers(len(videos))]
-    frames = [*video, *video[-2:0:-1]]
+    frames = [*video, *video[::-1]]  # the frame at a turn is shown twice
     start = rng.integers(len(frames))
     yield from itertools.cycle(frames[start:] + frames[:start])
 
@@ -1095,10 +1100,26 @@ def to_cartesian(position):
     return radius * np.array([x, y, sin(elevation)])
 
 
-def make_env(task, difficulty, backgrounds, split):
+class RepeatAction(gym.Wrapper):
+    """Each action acts for several simulation steps, whose rewards are summed."""
+
+    def __init__(self, env, action_repeat):
+        super().__init__(env)
+        self.action_repeat = action_repeat
+
+    def step(self, action):
+        total = 0.0
+        for _ in range(self.action_repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += reward
+        return observation, total, terminated, truncated, info
+
+
+def make_env(task, difficulty, backgrounds, split, action_repeat=1):
     """A dm_control task under a difficulty's distractors, with the videos in backgrounds/<split>/*.npy."""
     scale, _ = DIFFICULTIES[difficulty]
-    return DistractingControl(load_task(task), scale, scale, load_videos(backgrounds, split, difficulty))
+    env = RepeatAction(load_task(task), action_repeat)
+    return DistractingControl(env, scale, scale, load_videos(backgrounds, split, difficulty))
 
 
 def load_task(task):
@@ -1176,18 +1197,15 @@ def find_environments(args, data):
     environments = {}
     if args.eval.env_id:
         environments["environment"] = partial(make_gym_env, args.eval.env_id)
-        try:
-            action_shape = gym.make(args.eval.env_id).action_space.shape
-        except gym.error.Error as error:
-            raise SystemExit(f"error: --eval.env-id: {error}")
-        if action_shape != data.actions.shape[1:]:
+        if gym.make(args.eval.env_id).action_space.shape != data.actions.shape[1:]:
             raise SystemExit(
                 f"error: --eval.env-id {args.eval.env_id}: its actions are not those of the data"
             )
     elif is_in_suite(data.task):
         settings = (data.task, data.difficulty, args.eval.backgrounds)
+        action_repeat = int(data.attributes.get("action_repeat", 1))
         for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
-            environments[name] = partial(make_env, *settings, split)
+            environments[name] = partial(make_env, *settings, split, action_repeat)
             load_videos(args.eval.backgrounds, split, data.difficulty)
     else:
         print(f"no episodes: {data.task} is no task of dm_control's suite (--eval.env-id plays in Gymnasium)")
@@ -1419,5 +1437,7 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(parse_args(sys.argv[1:]))
+    except (gym.error.Error, wandb.errors.UsageError) as error:  # no such environment, nobody logged in
+        raise SystemExit(f"error: {error}")
     except (KeyboardInterrupt, EOFError, OSError) as error:  # Ctrl-C, a dead worker, a full disk
         raise SystemExit(f"error: {str(error) or type(error).__name__}")
