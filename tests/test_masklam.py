@@ -2,16 +2,13 @@
 
 import re
 import shutil
-import sys
 
 import h5py
+import masklam
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Recorder, beside
-
-sys.path.append(str(ROOT / "variants"))
-import masklam
+from conftest import Recorder, beside
 
 import lapo
 
