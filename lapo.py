@@ -590,11 +590,11 @@ class Dataset:
                 with h5py.File(path) as file:
                     trajectories += self.read(file, number, trajectories_per_file)
             files, first_bytes, lengths, self.returns, *arrays = zip(*trajectories)
+            self.states, self.actions, self.expert_actions = map(join, arrays)
         except (OSError, KeyError, ValueError) as error:  # not there, truncated, something is missing
             raise SystemExit(f"error: {path} is no dataset as docs/data.md describes them: {error}")
 
         self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
-        self.states, self.actions, self.expert_actions = map(join, arrays)
         if self.task in BC_RETURNS and not args.raw_actions:
             outside = (self.actions.abs() > 1).sum().item()
             if outside > 0:
@@ -642,7 +642,7 @@ class Dataset:
             for kind in ("states", "actions", "expert_actions"):
                 array = torch.full((len(obs), 1), nan)
                 if task == self.task and kind in group:
-                    array = torch.from_numpy(group[kind][:])
+                    array = torch.from_numpy(group[kind][:]).float()
                     if array.ndim != 2 or len(array) != len(obs) or not array.isfinite().all():
                         raise ValueError(f"{kind} of trajectory {name}: not ({len(obs)}, D) finite numbers")
                 arrays.append(array)
@@ -703,8 +703,10 @@ def map_frames(path, device):
 
 def join(arrays):
     """Arrays (T, D) of all trajectories, one after the other; those that are NaN have a single column."""
-    dim = max(array.shape[1] for array in arrays)
-    return torch.cat([array.expand(-1, dim) for array in arrays])
+    dims = {array.shape[1] for array in arrays}
+    if len(dims - {1}) > 1:
+        raise ValueError(f"states or actions of {sorted(dims)} numbers in one task")
+    return torch.cat([array.expand(-1, max(dims)) for array in arrays])
 
 
 def to_device(x, device):
@@ -1179,10 +1181,12 @@ def find_environments(args, data):
     environments = {}
     if args.eval.env_id:
         environments["environment"] = partial(make_gym_env, args.eval.env_id)
-        if gym.make(args.eval.env_id).action_space.shape != data.actions.shape[1:]:
-            raise SystemExit(
-                f"error: --eval.env-id {args.eval.env_id}: its actions are not those of the data"
-            )
+        shape = tuple(data.actions.shape[1:])
+        fits = f"gymnasium.make(word).action_space.shape == {shape}, 'its actions are not those of the data'"
+        answer = ask(f"import gymnasium; assert {fits}", args.eval.env_id)
+        if answer.returncode:
+            last_line = answer.stderr.strip().split("\n")[-1]
+            raise SystemExit(f"error: --eval.env-id {args.eval.env_id}: {last_line}")
     elif is_in_suite(data.task):
         settings = (data.task, data.difficulty, args.eval.backgrounds)
         for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
@@ -1196,11 +1200,14 @@ def find_environments(args, data):
 
 
 def is_in_suite(task):
-    """Asked in another process, as importing dm_control binds this one to an OpenGL."""
-    load = "import sys; from dm_control import suite; suite.load(*sys.argv[1].split('-'))"
+    return ask("from dm_control import suite; suite.load(*word.split('-'))", task).returncode == 0
+
+
+def ask(program, word):
+    """Runs a short program on a word; in another process, as importing MuJoCo binds this one to an OpenGL."""
+    command = [sys.executable, "-c", f"import sys; word = sys.argv[1]; {program}", word]
     environ = os.environ | {"MUJOCO_GL": "disabled"}
-    answer = subprocess.run([sys.executable, "-c", load, task], env=environ, capture_output=True)
-    return answer.returncode == 0
+    return subprocess.run(command, env=environ, capture_output=True, text=True)
 
 
 def make_gym_env(env_id):
@@ -1289,7 +1296,7 @@ def print_table(results):
             played = budget.get(videos, {})
             returns = "{return_mean:.1f} ± {return_std:.1f}".format_map(played) if played else "–"
             score = f"{played['normalized_score']:.3f}" if "normalized_score" in played else "–"
-            if played or others:
+            if played or others or videos == "unseen_videos":  # those of the policy's error
                 print(f"| {number} | {videos} | {returns} | {score} | {error} | {', '.join(others)} |")
 
 
@@ -1382,7 +1389,9 @@ def load_data(args):
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
     if labeled_data.has_actions and labeled_data.actions.isnan().any():
-        raise SystemExit(f"error: {source} and others are not of one task: give --labeled-data")
+        raise SystemExit(
+            f"error: {source}: a trajectory without actions of {labeled_data.task}: give --labeled-data"
+        )
     if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
     if len(data.transitions(data.shuffle)) < max(batch_sizes) or len(data.shuffle) < 2:
@@ -1426,7 +1435,7 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(parse_args(sys.argv[1:]))
-    except (gym.error.Error, wandb.errors.UsageError) as error:  # no such environment, nobody logged in
-        raise SystemExit(f"error: {error}")
+    except wandb.errors.UsageError as error:  # nobody is logged in
+        raise SystemExit(f"error: --track: {error}")
     except (KeyboardInterrupt, EOFError, OSError) as error:  # Ctrl-C, a dead worker, a full disk
         raise SystemExit(f"error: {str(error) or type(error).__name__}")

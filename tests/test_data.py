@@ -190,7 +190,7 @@ def test_bad_files_get_one_line(short_file, args, tmp_path, change, message):
         ({"data": "{folder}/*.hdf5"}, "--eval-data"),  # training and evaluation file
         ({"eval_data": "{file}"}, "--eval-data"),
         ({"eval_data": "{other_task}"}, "--eval-data"),
-        ({"labeled_data": ("{file}", "{other_task}")}, "not of one task"),
+        ({"labeled_data": ("{file}", "{other_task}")}, "without actions of cheetah-run"),
     ],
 )
 def test_bad_arguments_get_one_line(short_file, other_task, changes, message):

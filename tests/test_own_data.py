@@ -1,0 +1,263 @@
+"""Data of other simulators: every script trains on them and is scored; episodes are played in Gymnasium."""
+
+import json
+import os
+from pathlib import Path
+
+import gymnasium as gym
+import h5py
+import lives
+import numpy as np
+import pytest
+import torch
+from conftest import SCRIPTS, beside, command, only_one, parse, read_records, run
+
+import bc
+
+SHORT = {"num_labeled_trajectories": (2,), "lam__num_epochs": 1, "bc__num_epochs": 1}
+SHORT |= {"bc__num_updates": 9, "idm__num_updates": 9, "decoder__num_updates": 9}
+
+
+def short(script: str, data, **changes) -> list[str]:
+    """The tiny recipe, shorter, as far as the script has its fields."""
+    args = parse(script, data)
+    fields = {name: value for name, value in SHORT.items() if has_field(args, name.split("__"))}
+    return command(script, data, **fields | changes)
+
+
+def has_field(args, path: list[str]) -> bool:
+    return not path or hasattr(args, path[0]) and has_field(getattr(args, path[0]), path[1:])
+
+
+def push_squares(path: Path, num_trajectories: int, seed: int) -> Path:
+    """A file as its owner writes it from arrays: numpy's numbers, no more attributes than the task's name.
+
+    A square moves with the first two of seven actions in [-3, 3].
+    """
+    rng = np.random.default_rng(seed)
+    with h5py.File(path, "w") as file:
+        file.attrs.update(domain_name="squares", task_name="push")
+        for number in range(num_trajectories):
+            actions = rng.uniform(-3, 3, (30, 7))
+            position = 30 + np.cumsum(actions[:, :2], 0) - actions[:, :2]
+            obs = np.zeros((30, 64, 64, 3), np.uint8)
+            for picture, (x, y) in zip(obs, position.clip(0, 54).astype(int)):
+                picture[y : y + 10, x : x + 10] = 255
+            states = position.astype(int)
+            for name, array in (("obs", obs), ("states", states), ("actions", actions)):
+                file.create_dataset(f"{number}/{name}", data=array)
+    return path
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("squares")
+    push_squares(folder / "squares_val.hdf5", 2, seed=1)
+    return push_squares(folder / "squares_train.hdf5", 4, seed=0)
+
+
+def check_squares(folder: Path, said: str, script: str):
+    results = json.loads((folder / "results.json").read_text())
+    budget = results["budgets"]["2"]
+    assert results["task"] == "squares-push" and results["reference_return"] is None
+    variance = 6**2 / 12
+    assert budget["action_mse_over_var"] == pytest.approx(budget["action_mse"] / variance, rel=0.2)
+    assert not {"seen_videos", "unseen_videos", "environment"} & budget.keys()
+    assert not list(folder.glob("*.gif"))
+    measures = results.get("latent_actions", {}) | budget.get("latent_actions", {}) | budget.get("idm", {})
+    if script != "bc.py":
+        assert any(name.endswith("_mse_over_var/unseen_videos") for name in measures)
+    lines = said.splitlines()
+    (line,) = [line for line in lines if "no episodes" in line]
+    assert "squares-push" in line and "--eval.env-id" in line
+    row = next(line for line in lines if line.startswith("| 2 | unseen_videos | – | – |"))
+    assert f"{budget['action_mse_over_var']:.3f}" in row
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script != "bc.py"])
+def test_a_task_of_another_simulator(script, forks, squares, tmp_path):
+    """Every stage trains, what is held out is measured, and one line says that nothing is played."""
+    log = tmp_path / "log"
+    process = lives.start(script, [*short(script, squares), "--runs", tmp_path / "runs"], log)
+    assert lives.end(process) == 0, log.read_text()
+    check_squares(only_one(tmp_path / "runs"), log.read_text(), script)
+    assert "clipped" not in log.read_text()
+
+
+def test_a_task_of_another_simulator_asks_for_no_opengl(squares, tmp_path):
+    """As its user starts it, where none would be found."""
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "nonsense"}
+    result = run("bc.py", *short("bc.py", squares), "--runs", tmp_path / "runs", env=environ)
+    assert result.returncode == 0, result.stderr
+    check_squares(only_one(tmp_path / "runs"), result.stdout, "bc.py")
+
+
+def test_which_tasks_are_played():
+    assert bc.is_in_suite("fish-swim") and not bc.is_in_suite("squares-push")
+
+
+# ---- Actions -----------------------------------------------------------------------------------------------
+
+
+def test_actions_of_other_tasks_are_left_alone(squares, capsys):
+    args = parse("bc.py", squares)
+    data = bc.Dataset(args.data, args)
+    with h5py.File(squares) as file:
+        assert np.allclose(data.actions[:30], file["0/actions"][:]) and data.actions.abs().max() > 2
+    assert data.states.dtype == data.actions.dtype == torch.float32
+    assert "clipped" not in capsys.readouterr().out
+
+
+def as_task(path: Path, target: Path, task: str) -> Path:
+    target.write_bytes(path.read_bytes())
+    with h5py.File(target, "r+") as file:
+        file.attrs["domain_name"], file.attrs["task_name"] = task.split("-")
+    return target
+
+
+def test_actions_out_of_bounds_are_clipped_and_counted(squares, tmp_path, capsys):
+    """In files of the paper's tasks: the released ones hold raw means. --raw-actions keeps them."""
+    path = as_task(squares, tmp_path / "released.hdf5", "walker-run")
+    with h5py.File(path) as file:
+        raw = np.concatenate([file[f"{i}/actions"][:] for i in range(4)])
+    args = parse("bc.py", path)
+    data = bc.Dataset(args.data, args)
+    assert np.allclose(data.actions, raw.clip(-1, 1))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "clipped" in line]
+    assert f"{(abs(raw) > 1).sum()} of {raw.size} " in line and "released.hdf5" in line
+
+    args = parse("bc.py", path, raw_actions=True)
+    assert np.allclose(bc.Dataset(args.data, args).actions, raw)
+    assert "clipped" not in capsys.readouterr().out
+
+
+# ---- What such files may lack ------------------------------------------------------------------------------
+
+
+def rename_groups(file):
+    for number in list(file):
+        file.move(number, f"traj_{number}")
+
+
+def flatten_actions(file):
+    actions = file["1/actions"][:, 0]
+    del file["1/actions"]
+    file["1/actions"] = actions
+
+
+def fewer_actions(file):
+    actions = file["1/actions"][:, :5]
+    del file["1/actions"]
+    file["1/actions"] = actions
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda file: file.attrs.pop("domain_name"), "domain_name"),
+        (rename_groups, 'no trajectories: groups "0", "1"'),
+        (flatten_actions, "actions of trajectory 1: not (30, D) finite numbers"),
+        (fewer_actions, "states or actions of [5, 7] numbers"),
+        (lambda file: file["1"].pop("actions"), "a trajectory without actions of squares-push"),
+    ],
+)
+def test_what_is_needed_is_said_in_one_line(change, message, squares, tmp_path, monkeypatch):
+    for path in (squares, beside(squares)):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with h5py.File(tmp_path / squares.name, "r+") as file:
+        change(file)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        bc.main(parse("bc.py", squares.name))
+    text = str(error.value)
+    assert text.startswith(f"error: {squares.name}") and message in text and "\n" not in text
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- Episodes in Gymnasium ---------------------------------------------------------------------------------
+
+
+def balance(path: Path, num_trajectories: int, seed: int) -> Path:
+    """InvertedPendulum under weak random actions, until it falls: a few dozen steps."""
+    env = gym.make("InvertedPendulum-v5", render_mode="rgb_array", width=64, height=64)
+    rng = np.random.default_rng(seed)
+    with h5py.File(path, "w") as file:
+        file.attrs.update(domain_name="inverted", task_name="pendulum")
+        for number in range(num_trajectories):
+            env.reset(seed=int(rng.integers(2**31)))
+            steps, over = [], False
+            while not over:
+                action = rng.uniform(-0.1, 0.1, 1)
+                picture = env.render()
+                _, _, terminated, truncated, _ = env.step(action)
+                steps.append((picture, action))
+                over = terminated or truncated
+            for name, arrays in zip(("obs", "actions"), zip(*steps)):
+                file.create_dataset(f"{number}/{name}", data=np.stack(arrays))
+    env.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def pendulum(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pendulum")
+    balance(folder / "pendulum_val.hdf5", 1, seed=1)
+    return balance(folder / "pendulum_train.hdf5", 4, seed=0)
+
+
+def test_episodes_end_early_each_at_its_time(pendulum, forks, tmp_path):
+    env_id = "InvertedPendulum-v5"
+    args = parse("bc.py", pendulum, eval__env_id=env_id, eval__num_episodes=3, eval__num_workers=2)
+    environments = bc.find_environments(args, bc.Dataset(args.data, args))
+    seen = []
+
+    def policy(obs):
+        seen.append(obs.shape)
+        return torch.full((len(obs), 1), 0.01)
+
+    returns = bc.evaluate(args, environments, policy, tmp_path / "film.gif")
+    assert returns.keys() == {"environment"} and len(set(returns["environment"])) > 1
+    assert set(seen) == {(3, 9, 64, 64)}
+    assert len(seen) == returns["environment"].max() + 1  # a reward of 1 for each step but the last
+    pictures = bc.imageio.imread(tmp_path / "film.gif")
+    assert pictures.shape[1:] == (128, 512, 3) and pictures.std() > 5
+
+
+def test_a_run_plays_in_a_gymnasium_environment(pendulum, tmp_path):
+    """As its user starts it: what the episodes reach stands under `environment`."""
+    words = [*short("bc.py", pendulum), "--eval.env-id", "InvertedPendulum-v5", "--runs", tmp_path / "runs"]
+    result = run("bc.py", *words)
+    assert result.returncode == 0, result.stderr
+    folder = only_one(tmp_path / "runs")
+    results = json.loads((folder / "results.json").read_text())
+    played = results["budgets"]["2"]["environment"]
+    assert len(played["returns"]) == 1 and 0 < played["return_mean"] == played["returns"][0] <= 1000
+    assert "normalized_score" not in played
+    assert "eval/return_mean/environment" in read_records(folder)[-1]
+    assert (folder / "rollout_2.gif").exists()
+    assert any(line.startswith("| 2 | environment | ") for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    "env_id,message",
+    [
+        ("HalfCheetah-v5", "its actions are not those of the data"),
+        ("Pendulumm-v1", "Pendulumm"),
+        ("nowhere:Mine-v0", "nowhere"),
+    ],
+)
+def test_an_environment_that_does_not_fit(env_id, message, pendulum, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = parse("bc.py", pendulum, num_labeled_trajectories=(2,), eval__env_id=env_id)
+    with pytest.raises(SystemExit) as error:
+        bc.main(args)
+    assert str(error.value).startswith("error: --eval.env-id") and message in str(error.value)
+    assert "\n" not in str(error.value) and not (tmp_path / "runs").exists()
+
+
+def test_an_environment_and_an_opengl_that_is_none(pendulum, tmp_path):
+    words = [*short("bc.py", pendulum), "--eval.env-id", "InvertedPendulum-v5", "--runs", tmp_path / "runs"]
+    result = run("bc.py", *words, env=os.environ | {"MUJOCO_GL": "nonsense"})
+    assert result.returncode == 1 and not (tmp_path / "runs").exists()
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: no OpenGL to render with: MUJOCO_GL=nonsense: ")
