@@ -36,7 +36,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import lru_cache, partial
-from math import atan2, cos, hypot, nan, pi, sin
+from math import atan2, cos, hypot, isfinite, nan, pi, sin
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -232,7 +232,7 @@ def action_error(args, policy, data):
 
 
 def infer_some(args, network, data, trajectories):
-    """z, actions, expert_actions of at most 50,000 transitions: the same in twin files."""
+    """z, actions and expert_actions of at most 50,000 transitions, which are the same ones for twin files."""
     index = data.transitions(trajectories)
     index = index[permutation(len(index), 0, 0)[:50_000]]
     z = infer_all(args, network, data, index)
@@ -358,6 +358,7 @@ class Dataset:
         self.task = self.task or task
         self.attributes = self.attributes or dict(file.attrs)
         self.difficulty = self.attributes.get("difficulty", "vanilla")
+        self.action_repeat = int(self.attributes.get("action_repeat", 1))
         names = sorted(filter(str.isdigit, file), key=int)[:limit]
         if not names:
             raise ValueError('no trajectories: groups "0", "1", …')
@@ -921,9 +922,8 @@ def find_environments(args, data):
             raise SystemExit(f"error: --eval.env-id {args.eval.env_id}: {last_line}")
     elif is_in_suite(data.task):
         settings = (data.task, data.difficulty, args.eval.backgrounds)
-        action_repeat = int(data.attributes.get("action_repeat", 1))
         for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
-            environments[name] = partial(make_env, *settings, split, action_repeat)
+            environments[name] = partial(make_env, *settings, split, data.action_repeat)
             load_videos(args.eval.backgrounds, split, data.difficulty)
     else:
         print(f"no episodes: {data.task} is no task of dm_control's suite (--eval.env-id plays in Gymnasium)")
@@ -954,8 +954,8 @@ def shrink(picture):
     return np.asarray(Image.fromarray(picture).resize((IMG_HW, IMG_HW)))
 
 
-def evaluate(args, environments, policy, film):
-    """Returns of greedy episodes, all in one batch: (episodes,) for each environment, by name."""
+def evaluate(args, environments, length, policy, film):
+    """Returns of greedy episodes of about this length, all in one batch: (episodes,) by environment."""
     if not environments:
         return {}
     seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes)  # not the data's
@@ -969,12 +969,12 @@ def evaluate(args, environments, policy, film):
         spawn.Process(target=play_episodes, args=settings, daemon=True).start()
         worker_pipe.close()
         pipes.append(pipe)
+    shown = np.unique([0, 1 % len(episodes), -2 % len(episodes), len(episodes) - 1])  # the first and last two
     pictures = []
-    for step in Progress(itertools.count(), "evaluation", EPISODE_LENGTH, unit="step"):
+    for step in Progress(itertools.count(), "evaluation", length, unit="step"):
         answers = [pipe.recv() for pipe in pipes]
         observations, returns, over = map(np.concatenate, zip(*answers))
-        if step % 4 == 0 and step < 400:  # two episodes with seen videos, two with unseen ones
-            shown = np.linspace(0, len(observations) - 1, 4, dtype=int)
+        if step % 4 == 0 and step < 400:
             pictures.append(np.hstack(observations[shown, -1]))
         if over.all():
             break
@@ -1005,6 +1005,12 @@ def play_episodes(pipe, episodes, frame_stack):
                 observations[i], reward, terminated, truncated, _ = envs[i].step(action)
                 returns[i] += reward
                 over[i] = terminated or truncated
+
+
+def print_measures(title, measures):
+    print(f"{title}:")
+    for name, value in measures.items():
+        print(f"    {name} {value:.3f}")
 
 
 def print_table(results):
@@ -1076,15 +1082,16 @@ MAY_BE_ZERO = ("seed", "num_epochs", "warmup_epochs", "labeled_loss_coef", "chec
 
 
 def check_numbers(args, flag="--"):
-    """Refuses NaN, negative numbers, and zero where it has no meaning."""
+    """Refuses numbers that are negative or not finite, and zero where it has no meaning."""
     for name, value in vars(args).items():
         own_flag = flag + name.replace("_", "-")
         if is_dataclass(value):
             check_numbers(value, f"{own_flag}.")
         for number in value if isinstance(value, tuple) else (value,):
             is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-            if is_number and not number > 0 and not (number == 0 and name in MAY_BE_ZERO):
-                raise SystemExit(f"error: {own_flag} {number}: this must be more than zero")
+            too_small = is_number and (number < 0 or number == 0 and name not in MAY_BE_ZERO)
+            if too_small or is_number and not isfinite(number):
+                raise SystemExit(f"error: {own_flag} {number}: too small, or not finite")
     if vars(args).get("num_epochs", 0) and args.warmup_epochs > args.num_epochs:
         raise SystemExit(f"error: {flag}warmup-epochs {args.warmup_epochs}: the stage is over before that")
 
@@ -1107,8 +1114,11 @@ def load_data(args):
     data = Dataset(args.data, args, labeled_data.task, args.trajectories_per_file, args.data_device)
     source = labeled_data.paths[0]
     beside = ["val".join(path.rsplit("train", 1)) for path in labeled_data.paths]
+    if not args.eval_data and not os.path.exists(beside[0]):
+        raise SystemExit(f"error: no evaluation file {beside[0]}: give --eval-data")
     eval_data = Dataset(args.eval_data or beside, args)
-    budgets = [number for number in args.num_labeled_trajectories if number != "all"] or [1]
+    everything = len(labeled_data.shuffle)
+    budgets = [everything if number == "all" else number for number in args.num_labeled_trajectories]
     batch_sizes = (args.bc.batch_size,)
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
@@ -1126,7 +1136,7 @@ def load_data(args):
             f"error: {source} does not fill a batch with {min(budgets)} trajectories, or is of another task"
         )
     if eval_data.task != labeled_data.task or {*eval_data.paths} & {*data.paths, *labeled_data.paths}:
-        raise SystemExit(f"error: no evaluation file of {eval_data.task} beside {source}: --eval-data")
+        raise SystemExit(f"error: no other file of {labeled_data.task} to evaluate on: give --eval-data")
     videos = labeled_data.attributes.get("backgrounds", "backgrounds")
     args.eval.backgrounds = args.eval.backgrounds or f"{os.path.dirname(source)}/{videos}"
     return data, labeled_data, eval_data
@@ -1138,6 +1148,7 @@ def main(args):
     if not labeled_data.has_actions:
         raise SystemExit(f"error: {labeled_data.paths[0]} holds no actions; give --labeled-data")
     environments = find_environments(args, labeled_data)
+    length = EPISODE_LENGTH // labeled_data.action_repeat
     run = Run(args, labeled_data)
     for number in args.num_labeled_trajectories:
         if str(number) in run.results["budgets"]:  # a resumed run has finished it
@@ -1150,8 +1161,8 @@ def main(args):
         actor = train_actor(args, source, index, num_updates, f"bc_{number}", run)
         if RANK == 0:
             error = action_error(args, actor, eval_data)
-            print(f"BC with {number} labelled trajectories: {error}")
-            returns = evaluate(args, environments, actor, f"{run.folder}/rollout_{number}.gif")
+            print_measures(f"BC with {number} labelled trajectories", error)
+            returns = evaluate(args, environments, length, actor, f"{run.folder}/rollout_{number}.gif")
             run.finish_budget(number, error, returns)
     if RANK == 0:
         print_table(run.results)
