@@ -114,13 +114,13 @@ MAY_BE_ZERO = ("seed", "num_epochs", "warmup_epochs", "labeled_loss_coef", "chec
 
 @pytest.mark.parametrize("script", lives.EVERY)
 def test_bad_numbers_get_one_line_that_names_them(script):
-    """Negative ones, NaN, and zero where it says nothing, in every field."""
+    """Negative ones, infinity, NaN, and zero where it says nothing, in every field."""
     args = module(script).parse_args(["demo"])
     fields = {flag: rest for flag, *rest in numbers(args)}
     assert {"--frame-stack", "--seed", "--eval.reference-return", "--bc.learning-rate"} <= fields.keys()
     for flag, (holder, name, kind) in fields.items():
         own = getattr(holder, name)
-        for value in (-1, 0) if kind is int else (-0.5, 0, math.nan):
+        for value in (-1, 0) if kind is int else (-0.5, 0, math.inf, math.nan):
             if value == 0 and name in MAY_BE_ZERO:
                 continue
             setattr(holder, name, (2, value) if isinstance(own, tuple) else value)
@@ -136,7 +136,7 @@ def test_bad_numbers_get_one_line_that_names_them(script):
 )
 def test_bad_numbers_are_refused_before_anything_is_made(flags, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=f"^error: {flags}(.0)?: this must be more than zero$"):
+    with pytest.raises(SystemExit, match=f"^error: {flags}(.0)?: too small, or not finite$"):
         module("laom.py").parse_args(["demo", *flags.split()])
     assert not list(tmp_path.iterdir())
 

@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import time
+import types
 from pathlib import Path
 
 import lives
@@ -184,7 +185,8 @@ def new_run(short_file, tmp_path, monkeypatch):
 
 
 def test_runs_of_the_same_second_have_their_own_folders(new_run, monkeypatch):
-    monkeypatch.setattr(time, "strftime", lambda form: "20261126-000000")
+    same = types.SimpleNamespace(strftime=lambda form: "20261126-000000")
+    monkeypatch.setattr(bc, "time", same)
     one, other = new_run(), new_run()
     assert one.folder != other.folder and Path(one.folder).is_dir() and Path(other.folder).is_dir()
     assert "cheetah-run__bc__0__20261126-000000" in one.folder
