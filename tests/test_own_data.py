@@ -1,4 +1,4 @@
-"""Data of other simulators: every script trains on them and is scored; episodes in Gymnasium; and what Weights &
+"""Data of other simulators: every script trains on them and is scored; episodes in Gymnasium; what Weights and
 Biases gets of such a run."""
 
 import contextlib
