@@ -699,7 +699,7 @@ class TrainingFiles:
 # ---- Environment: proprioceptive states, without rendering -------------------------------------------------
 
 IMG_HW = 64  # height and width of an observation, pixels
-EPISODE_LENGTH = 1000  # steps, dm_control's for all four tasks
+EPISODE_LENGTH = 1000  # steps of the simulation, dm_control's for all four tasks
 
 
 def load_task(task):
@@ -751,11 +751,11 @@ class EasierEnv(gym.Wrapper):
 class RepeatAction(gym.Wrapper):
     """Each action acts for several simulation steps, whose rewards are summed."""
 
-    def __init__(self, env: gym.Env, action_repeat: int):
+    def __init__(self, env, action_repeat):
         super().__init__(env)
         self.action_repeat = action_repeat
 
-    def step(self, action: np.ndarray):
+    def step(self, action):
         total = 0.0
         for _ in range(self.action_repeat):
             observation, reward, terminated, truncated, info = self.env.step(action)
