@@ -31,6 +31,7 @@ ROOT = TESTS.parent
 SCRIPTS = ("lapo.py", "laom.py", "laom_supervised.py", "idm.py", "bc.py")
 VARIANTS = ("variants/lapo_vq.py", "variants/laom_fsq.py")
 OURS = ("", *map(str, (ROOT, ROOT / "variants", TESTS)))  # where modules are found
+EVERY = (*SCRIPTS, *VARIANTS)
 FORKS = multiprocessing.get_context("forkserver")
 SUITE = ("cheetah-run", "walker-run")  # tasks of the tests that dm_control has
 MEASURES = ("held_out_probe", "held_out_error", "action_error")  # what the scripts call between stages
@@ -39,7 +40,7 @@ MEASURES = ("held_out_probe", "held_out_error", "action_error")  # what the scri
 def start_server():
     os.environ["PYTHONPATH"] = os.pathsep.join(OURS[1:])
     os.environ["OMP_NUM_THREADS"] = "1"
-    modules = [Path(script).stem for script in (*SCRIPTS, *VARIANTS, "collect_data.py")]
+    modules = [Path(script).stem for script in (*EVERY, "collect_data.py")]
     FORKS.set_forkserver_preload(["lives", "torch._dynamo", *modules])
     multiprocessing.forkserver.ensure_running()
 

@@ -1,7 +1,11 @@
-"""Data of other simulators: every script trains on them and is scored; episodes are played in Gymnasium."""
+"""Data of other simulators: every script trains on them and is scored; episodes in Gymnasium; and what Weights &
+Biases gets of such a run."""
 
+import contextlib
 import json
 import os
+import signal
+import struct
 from pathlib import Path
 
 import gymnasium as gym
@@ -10,7 +14,9 @@ import lives
 import numpy as np
 import pytest
 import torch
+import wandb
 from conftest import SCRIPTS, beside, command, only_one, parse, read_records, run
+from wandb.proto import wandb_internal_pb2
 
 import bc
 
@@ -215,27 +221,35 @@ def test_episodes_end_early_each_at_its_time(pendulum, forks, tmp_path):
         seen.append(obs.shape)
         return torch.full((len(obs), 1), 0.01)
 
-    returns = bc.evaluate(args, environments, policy, tmp_path / "film.gif")
+    returns = bc.evaluate(args, environments, 100, policy, tmp_path / "film.gif")
     assert returns.keys() == {"environment"} and len(set(returns["environment"])) > 1
     assert set(seen) == {(3, 9, 64, 64)}
     assert len(seen) == returns["environment"].max() + 1  # a reward of 1 for each step but the last
     pictures = bc.imageio.imread(tmp_path / "film.gif")
-    assert pictures.shape[1:] == (128, 512, 3) and pictures.std() > 5
+    assert pictures.shape[1:] == (128, 384, 3) and pictures.std() > 5
 
 
-def test_a_run_plays_in_a_gymnasium_environment(pendulum, tmp_path):
-    """As its user starts it: what the episodes reach stands under `environment`."""
-    words = [*short("bc.py", pendulum), "--eval.env-id", "InvertedPendulum-v5", "--runs", tmp_path / "runs"]
-    result = run("bc.py", *words)
+@pytest.fixture(scope="module")
+def tracked(pendulum, tmp_path_factory) -> tuple[Path, str]:
+    """A run as its user starts it, with episodes in Gymnasium and --track: its folder, and what it said."""
+    folder = tmp_path_factory.mktemp("tracked")
+    environ = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_DIR": str(folder)}
+    words = [*short("bc.py", pendulum), "--eval.env-id", "InvertedPendulum-v5", "--track"]
+    result = run("bc.py", *words, "--runs", folder / "runs", env=os.environ | environ)
     assert result.returncode == 0, result.stderr
-    folder = only_one(tmp_path / "runs")
+    return only_one(folder / "runs"), result.stdout
+
+
+def test_a_run_plays_in_a_gymnasium_environment(tracked):
+    """What the episodes reach stands under `environment`."""
+    folder, said = tracked
     results = json.loads((folder / "results.json").read_text())
     played = results["budgets"]["2"]["environment"]
     assert len(played["returns"]) == 1 and 0 < played["return_mean"] == played["returns"][0] <= 1000
     assert "normalized_score" not in played
     assert "eval/return_mean/environment" in read_records(folder)[-1]
     assert (folder / "rollout_2.gif").exists()
-    assert any(line.startswith("| 2 | environment | ") for line in result.stdout.splitlines())
+    assert any(line.startswith("| 2 | environment | ") for line in said.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -261,3 +275,107 @@ def test_an_environment_and_an_opengl_that_is_none(pendulum, tmp_path):
     assert result.returncode == 1 and not (tmp_path / "runs").exists()
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: no OpenGL to render with: MUJOCO_GL=nonsense: ")
+
+
+# ---- Weights & Biases, offline -----------------------------------------------------------------------------
+
+
+def read_offline(path: Path):
+    """The records of a .wandb file, which is a log of LevelDB's form after seven bytes of its own."""
+    content = path.read_bytes()
+    position, parts = 7, b""
+    while position < len(content):
+        left = 2**15 - position % 2**15  # of a block
+        if left < 7:
+            position += left
+            continue
+        length, kind = struct.unpack_from("<4xHB", content, position)
+        parts += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b""
+
+
+def history(records: list) -> list[dict]:
+    """What was logged, by name; a film is logged as the names of its parts."""
+    lines = [record.history for record in records if record.WhichOneof("record_type") == "history"]
+    return [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in line.item}
+        for line in lines
+    ]
+
+
+def test_what_weights_and_biases_gets(tracked):
+    """Every line of metrics.jsonl, results.json in the summary, the script, its film, a name, group, tags."""
+    folder, _ = tracked
+    (path,) = folder.parents[1].glob("wandb/offline-run-*/*.wandb")
+    records = list(read_offline(path))
+    (begun,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert begun.project == "latent-actions" and begun.run_id == begun.display_name == folder.name
+    assert begun.run_group == "bc inverted-pendulum"
+    assert list(begun.tags) == ["bc", "inverted-pendulum", "vanilla"]
+    config = {item.key: json.loads(item.value_json) for item in begun.config.update}
+    arguments = json.loads((folder / "args.json").read_text())
+    assert (
+        config["frame_stack"] == 3 and config["bc"] == arguments["bc"] and arguments.keys() <= config.keys()
+    )
+    (metric,) = [record.metric for record in records if record.WhichOneof("record_type") == "metric"]
+    assert metric.glob_name == "*" and metric.step_metric == "step"
+
+    logged = history(records)
+    lines = read_records(folder)
+    assert len(lines) > 5 and [line | found for line, found in zip(lines, logged)] == logged[: len(lines)]
+    summary = {}
+    for record in records:
+        for item in record.summary.update:
+            summary["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+    results = json.loads((folder / "results.json").read_text())
+    assert summary["budgets"] == results["budgets"] and summary["task"] == "inverted-pendulum"
+
+    files = path.parent / "files"
+    assert (files / "bc.py").read_text() == (folder / "bc.py").read_text()
+    film = next(line["rollout_2/path"] for line in logged if "rollout_2/path" in line)
+    assert (files / film).read_bytes() == (folder / "rollout_2.gif").read_bytes()
+
+
+def test_a_resumed_run_goes_on_along_its_axis(pendulum, tmp_path, monkeypatch):
+    """Two processes' worth of one run: the same id, and steps that go on."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setattr(signal, "signal", lambda *handler: None)  # pytest keeps its own
+    args = parse("bc.py", pendulum, track=True, runs=str(tmp_path / "runs"))
+    data = bc.Dataset(args.data, args)
+    for stop_after in (4, None):
+        torch.manual_seed(0)
+        actor = torch.nn.Linear(2, 2)
+        optim = torch.optim.Adam(actor.parameters())
+        current = bc.Run(args, data)
+        with contextlib.suppress(SystemExit):
+            for step in current.steps("bc_2", 9, 16, actor=actor, optim=optim):
+                current.log(step, optim, loss=0.5)
+                current.stop_asked = step + 1 == stop_after
+        wandb.finish()
+        current.metrics.close()
+        args = bc.parse_args(["--resume", current.folder])
+    runs = [list(read_offline(path)) for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))]
+    ids = [record.run.run_id for run in runs for record in run if record.HasField("run")]
+    assert len(runs) == 2 and set(ids) == {Path(current.folder).name}
+    steps = sorted([line["step"] for line in history(run)] for run in runs)
+    assert steps == [[1, 2, 3, 4], [5, 6, 7, 8, 9]]
+
+
+def test_nobody_is_logged_in(squares, tmp_path):
+    """One line, before a folder is made."""
+    environ = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_DIR": str(tmp_path)}
+    environ |= {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("WANDB") and name not in environ
+    }
+    result = run("bc.py", *short("bc.py", squares), "--track", "--runs", tmp_path / "runs", env=environ)
+    assert result.returncode == 1 and not (tmp_path / "runs").exists()
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: --track: ") and "wandb login" in line
