@@ -62,7 +62,7 @@ TASKS = ("cheetah-run", "walker-run", "hopper-hop", "humanoid-walk")  # the pape
 Difficulty = Literal["vanilla", "easy", "medium", "hard", "scale_easy_video_hard"]
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class Args:
     task: str = "cheetah-run"
     """a task of dm_control; the paper's are: cheetah-run, walker-run, hopper-hop, humanoid-walk"""
@@ -71,53 +71,56 @@ class Args:
     backgrounds: str = "procedural"
     """a DAVIS 2017 folder, any folder of folders of frames, or `procedural`: dead-leaves videos, made once"""
     output: Path = Path("data")  # folder of the datasets and background videos
-    num_trajectories: int = 5000  # of 1,000 steps in the training file, 12.5 MB each (Appendix C)
+    num_trajectories: int = 5000  # in the training file, of 1,000 steps and 12.5 MB each (Appendix C)
     num_eval_trajectories: int = 50  # in the evaluation file, whose videos training never shows (Appendix C)
     num_workers: int = os.cpu_count() or 1  # processes that simulate and render; best is one per core
     seed: int = 0  # of physics, videos, camera and colours; each trajectory's own seed is derived from it
-    shard: str = "1/1"
-    """collect only this part of the trajectories, k/n with k from 1 to n: many machines make one dataset"""
-    expert: Path | None = None  # expert file (.npz) that plays, by default experts/<task>.npz
-    rerender: Path | None = None
-    """render this file's trajectories again by --difficulty, --backgrounds, --seed; pixels alone change"""
+    shard: str = "1/1"  # only this part, k/n with k from 1 to n: many machines make one dataset
+    expert: Path | None = None  # expert file (.npz) that plays, by default that of the task in experts/
+    action_repeat: int = 1  # simulation steps for which an action acts: one row and picture in all of them
+    action_noise: float = 0.0  # standard deviation of Gaussian noise, which is added to each action
+    store_means: bool = False  # store the expert's actions before clipping, as the paper's files have them
     masks: bool = False  # store where the agent is in each picture, too: a third more bytes
-    preview: bool = False
-    """draw all tasks, and a trajectory of --task and its twins, under these settings, and stop"""
+    rerender: Path | None = None  # a file: its trajectories under other distractors; pixels alone change
+    preview: bool = False  # draw all tasks, a trajectory of --task and its twins, and stop
     from_videos: Path | None = None
     """make an action-free dataset of the videos (mp4, mov, mkv, avi, webm, gif) in this folder, and stop"""
 
 
 PRESETS = {
     "paper": ("the paper's size (Appendix C): 5,000 + 50 trajectories (default)", Args()),
-    "demo": (
-        "a laptop without a GPU: 24 + 8 trajectories, 0.4 GB",
-        Args(num_trajectories=24, num_eval_trajectories=8),
-    ),
+    "demo": ("for a laptop: 24 + 8 trajectories, 0.4 GB", Args(num_trajectories=24, num_eval_trajectories=8)),
 }
 
 # ---- Collection --------------------------------------------------------------------------------------------
 
 IMG_HW = 64  # height and width of an observation, pixels
+DTYPES = {"obs": np.uint8, "mask": np.uint8, "physics": np.float64}  # the other arrays are float32
 
 
-def play(env: gym.Env, policy, seed: int, length: int, masks=False) -> tuple[dict[str, np.ndarray], float]:
-    """The arrays of one episode, (T, …) each, and its return. policy: states (S,) → actions (A,)."""
+def play(env: gym.Env, policy, seed: int, length: int, masks=False, noise=0.0, store_means=False):
+    """An episode's arrays, by name, (T, …) each, and its return. policy: states (S,) → unclipped action."""
     steps = defaultdict(list)
     total = 0.0
+    low, high = env.action_space.low, env.action_space.high
+    rng = np.random.default_rng([seed, 1])  # of the noise alone
     obs, info = env.reset(seed=seed)
     for _ in range(length):
         states = gym.spaces.flatten(env.env.observation_space, info)  # in the order that experts know
         states = states.astype(np.float32)
-        action = np.clip(policy(states), env.action_space.low, env.action_space.high).astype(np.float32)
+        meant = policy(states)
+        action = np.clip(meant + noise * rng.normal(size=meant.shape), low, high)
         steps["obs"].append(obs)
         steps["states"].append(states)
-        steps["actions"].append(action)
+        steps["actions"].append(meant if store_means else action)
         steps["physics"].append(env.physics.get_state())
+        if noise > 0:
+            steps["expert_actions"].append(np.clip(meant, low, high))
         if masks:
             steps["mask"].append(agent_mask(env))
-        obs, reward, _, _, info = env.step(action)
+        obs, reward, _, _, info = env.step(action.astype(np.float32))
         total += reward
-    arrays = {name: np.stack(values) for name, values in steps.items()}
+    arrays = {name: np.stack(values).astype(DTYPES.get(name, np.float32)) for name, values in steps.items()}
     return arrays, total
 
 
@@ -134,10 +137,10 @@ def agent_mask(env: gym.Env) -> np.ndarray:
 class Recording(NamedTuple):
     """What the workers need to know of a file, the same for all of its episodes."""
 
+    args: Args
     task: str
-    difficulty: str
-    backgrounds: Path
     split: str
+    backgrounds: Path
     expert_file: Path | None  # who plays
     source: Path | None  # or the file whose episodes are rendered again
 
@@ -145,25 +148,29 @@ class Recording(NamedTuple):
 @functools.cache
 def worker_env(recording: Recording) -> gym.Env:
     """The environment of a worker, made once."""
-    env = make_env(recording.task, recording.difficulty, recording.backgrounds, recording.split)
+    args, task, split, backgrounds, *_ = recording
+    env = make_env(task, args.difficulty, backgrounds, split, args.action_repeat)
     if recording.source:
         env.env = Replay(env.env)
     return env
 
 
-def record_episode(
-    recording: Recording, number: int, seed: int, path: Path, offsets: dict[str, int]
-) -> float:
+def film_expert(recording: Recording, seed: int, length: int, masks: bool):
+    """In a worker: as `play`."""
+    policy = load_expert(recording.expert_file).mean
+    args = recording.args
+    return play(worker_env(recording), policy, seed, length, masks, args.action_noise, args.store_means)
+
+
+def record_episode(recording: Recording, number: int, seed: int, path: Path, offsets: dict) -> float:
     """In a worker: writes an episode at its arrays' offsets in the file, and gives its return."""
-    env = worker_env(recording)
     masks = "mask" in offsets
     if recording.source:
-        arrays, attributes = read_episode(recording.source, number)
-        total = float(attributes["traj_return"])
-        arrays |= replay(env, seed, arrays["physics"], int(attributes["seed"]), masks)
+        arrays, total, physics_seed = read_episode(recording.source, number)
+        arrays |= replay(worker_env(recording), seed, arrays["physics"], physics_seed, masks)
     else:
-        expert = load_expert(recording.expert_file)
-        arrays, total = play(env, expert, seed, EPISODE_LENGTH, masks)
+        length = EPISODE_LENGTH // recording.args.action_repeat
+        arrays, total = film_expert(recording, seed, length, masks)
     with open(path, "r+b") as file:
         for name, values in arrays.items():
             file.seek(offsets[name])
@@ -173,30 +180,18 @@ def record_episode(
 
 
 def measure_task(recording: Recording) -> tuple[dict[str, tuple], float]:
-    """In a worker: the shapes of a step's arrays, and what random actions return."""
-    env = worker_env(recording)
-    obs, _ = env.reset(seed=0)
-    shapes = {
-        "obs": obs.shape,
-        "states": (gym.spaces.flatdim(env.env.observation_space),),
-        "actions": env.action_space.shape,
-        "physics": env.physics.get_state().shape,
-    }
-    return shapes, play_randomly(recording.task, num_episodes=10)
-
-
-def play_randomly(task: str, num_episodes: int) -> float:
-    """Mean return of uniform actions, without rendering."""
-    envs = [load_task(task) for _ in range(num_episodes)]
-    for seed, env in enumerate(envs):
-        env.reset(seed=seed)
+    """In a worker: the shapes of a step's arrays, and the mean return of ten episodes of uniform actions."""
+    arrays, _ = film_expert(recording, seed=0, length=1, masks=recording.args.masks)
+    shapes = {name: array.shape[1:] for name, array in arrays.items()}
+    action_repeat = recording.args.action_repeat
+    env = RepeatAction(load_task(recording.task), action_repeat)  # without rendering
     rng = np.random.default_rng(0)
-    returns = np.zeros(num_episodes)
-    for _ in range(EPISODE_LENGTH):
-        actions = rng.uniform(-1, 1, (num_episodes, *envs[0].action_space.shape))
-        for i, env in enumerate(envs):
-            returns[i] += env.step(actions[i])[1]
-    return float(returns.mean())
+    total = 0.0
+    for seed in range(10):
+        env.reset(seed=seed)
+        for _ in range(EPISODE_LENGTH // action_repeat):
+            total += env.step(rng.uniform(-1, 1, env.action_space.shape))[1]
+    return shapes, total / 10
 
 
 def create_dataset_file(path: Path, attributes: dict, seeds: list[int], lengths: list[int], shapes: dict):
@@ -211,7 +206,6 @@ def create_dataset_file(path: Path, attributes: dict, seeds: list[int], lengths:
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    dtypes = {"obs": np.uint8, "mask": np.uint8, "physics": np.float64}
     with h5py.File(path, "w") as file:
         file.attrs.update(attributes)
         file.attrs.update(dataset_return=np.nan, dataset_return_std=np.nan)
@@ -219,7 +213,7 @@ def create_dataset_file(path: Path, attributes: dict, seeds: list[int], lengths:
             group = file.create_group(str(i))
             group.attrs.update(traj_return=np.nan, seed=np.uint32(seed))
             for name, shape in shapes.items():
-                dtype = dtypes.get(name, np.float32)
+                dtype = DTYPES.get(name, np.float32)
                 group.create_dataset(name, (length, *shape), dtype, dcpl=properties)
     size = path.stat().st_size
     try:
@@ -262,8 +256,14 @@ def trajectory_seeds(seed: int, split: str, num_trajectories: int, shard: str) -
 
 
 def dataset_path(output: Path, attributes: dict) -> Path:
-    name = f"{attributes['domain_name']}-{attributes['task_name']}"
-    name = f"{name}__{attributes['difficulty']}__{attributes['split']}"
+    name = f"{attributes['domain_name']}-{attributes['task_name']}__{attributes['difficulty']}"
+    if attributes["action_repeat"] > 1:
+        name += f"__repeat{attributes['action_repeat']}"
+    if attributes["action_noise"] > 0:
+        name += f"__noise{attributes['action_noise']}"
+    if attributes["store_means"]:
+        name += "__means"
+    name += f"__{attributes['split']}"
     number, count = parse_shard(attributes["shard"])
     if count > 1:
         name += f"__{number:02d}-of-{count:02d}"
@@ -319,13 +319,9 @@ def record_episodes(pool, recording: Recording, seeds: list[int], partial: Path,
 
 
 def record_dataset(
-    args: Args,
-    attributes: dict,
-    backgrounds: Path,
-    expert_file: Path | None = None,
-    source: "Source | None" = None,
+    args: Args, attributes: dict, backgrounds: Path, expert_file=None, source=None, layout=None
 ):
-    """Records the file of a split: the expert's episodes, or the source's with new pictures.
+    """Records the file of a split: the expert's episodes, or those of a source and its layout seen anew.
 
     Until it is whole the file is <file>.partial; <file>.partial.jsonl names the trajectories that are there.
     """
@@ -337,13 +333,14 @@ def record_dataset(
         "difficulty": args.difficulty,
         "dynamic": args.difficulty != "vanilla",
         "img_hw": IMG_HW,
+        "world": WORLD,
         "seed": args.seed,
         "backgrounds": os.path.relpath(backgrounds, args.output),
     }
     path = dataset_path(args.output, attributes)
     partial = path.with_name(f"{path.name}.partial")
     journal = path.with_name(f"{path.name}.partial.jsonl")
-    if source and path.resolve() == source.path:
+    if source and path.resolve() == source.resolve():
         raise SystemExit(f"error: {path} would be rendered over itself; give another --output")
     if path.exists():
         refuse_other_settings(path, attributes, args.masks)
@@ -352,21 +349,18 @@ def record_dataset(
         return
 
     task = f"{attributes['domain_name']}-{attributes['task_name']}"
-    source_path = source.path if source else None
-    recording = Recording(task, args.difficulty, backgrounds, split, expert_file, source_path)
+    recording = Recording(args, task, split, backgrounds, expert_file, source)
     with worker_pool(args.num_workers) as pool:
         if partial.exists() and journal.exists():
             refuse_other_settings(partial, attributes, args.masks)
         else:
             if source:
-                lengths, physics_seeds = source.lengths, source.seeds
-                shapes, random_return = source.shapes, source.random_return
+                lengths, physics_seeds, shapes = layout
+                if args.masks:
+                    shapes["mask"] = (IMG_HW, IMG_HW)
             else:
-                lengths, physics_seeds = [EPISODE_LENGTH] * len(seeds), seeds
-                shapes, random_return = pool.submit(measure_task, recording).result()
-            if args.masks:
-                shapes["mask"] = (IMG_HW, IMG_HW)
-            attributes["random_return"] = random_return
+                lengths, physics_seeds = [EPISODE_LENGTH // args.action_repeat] * len(seeds), seeds
+                shapes, attributes["random_return"] = pool.submit(measure_task, recording).result()
             create_dataset_file(partial, attributes, physics_seeds, lengths, shapes)
             journal.write_text("")
         returns = record_episodes(pool, recording, seeds, partial, journal)
@@ -382,12 +376,18 @@ def record_dataset(
 def collect(args: Args):
     """The expert's play: a file with training videos and one with evaluation videos."""
     expert_file = find_expert(args, args.task)
+    about = load_expert(expert_file).about
+    if about.get("action_repeat", 1) != args.action_repeat:
+        print(f"{expert_file} learned at {about.get('action_repeat', 1)} simulation steps an action")
     domain_name, task_name = args.task.split("-")
     attributes = {
         "domain_name": domain_name,
         "task_name": task_name,
         "shard": args.shard,
-        "expert": json.dumps(load_expert(expert_file).about),
+        "expert": json.dumps(about),
+        "action_repeat": args.action_repeat,
+        "action_noise": args.action_noise,
+        "store_means": args.store_means,
     }
     backgrounds = background_folder(args)
     for split, number in (("train", args.num_trajectories), ("val", args.num_eval_trajectories)):
@@ -396,10 +396,12 @@ def collect(args: Args):
 
 
 def find_expert(args: Args, task: str) -> Path:
-    """--expert for --task; those that come with the repository for other tasks."""
+    """--expert for --task, else the repository's: that of the action repeat if there is one."""
     if args.expert and task == args.task:
         return args.expert
-    return Path(__file__).parent / "experts" / f"{task}.npz"
+    folder = Path(__file__).parent / "experts"
+    own = folder / f"{task}__repeat{args.action_repeat}.npz"
+    return own if own.exists() else folder / f"{task}.npz"
 
 
 # ---- Workers -----------------------------------------------------------------------------------------------
@@ -490,52 +492,40 @@ def replay(env: gym.Env, seed: int, physics: np.ndarray, physics_seed: int, mask
     return {name: np.stack(values) for name, values in steps.items()}
 
 
-def read_episode(path: Path, number: int) -> tuple[dict[str, np.ndarray], dict]:
-    """Arrays of a trajectory but what is seen, and its attributes."""
+def read_episode(path: Path, number: int) -> tuple[dict[str, np.ndarray], float, int]:
+    """Arrays of a trajectory but what is seen, its return, and the seed of its physics."""
     with h5py.File(path) as file:
         group = file[str(number)]
         arrays = {name: array[:] for name, array in group.items() if name not in ("obs", "mask")}
-        return arrays, dict(group.attrs)
+        return arrays, float(group.attrs["traj_return"]), int(group.attrs["seed"])
 
 
-@dataclass
-class Source:
-    """What --rerender takes from a file."""
-
-    path: Path
-    attributes: dict
-    lengths: list[int]  # of its trajectories, steps
-    seeds: list[int]  # of their physics
-    shapes: dict[str, tuple]  # of a step's arrays
-    random_return: float
-
-
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> tuple[dict, tuple]:
+    """What --rerender takes from a file: attributes; lengths, seeds and shapes of its trajectories."""
+    names = ["domain_name", "task_name", "split", "expert", "num_trajectories", "shard"]
+    names += ["action_repeat", "action_noise", "store_means", "random_return"]
     try:
         with h5py.File(path) as file:
+            if file.attrs.get("world") != WORLD:
+                raise SystemExit(f"error: --rerender {path}: an earlier version rendered it; collect it anew")
             if "physics" not in file["0"]:
                 raise SystemExit(f"error: {path} has no physics: its trajectories cannot be rendered again")
-            attributes = {}
-            for name in ("domain_name", "task_name", "split", "expert", "num_trajectories", "shard"):
-                attributes[name] = file.attrs[name]
-            origin = {"file": path.name}
-            for name in ("difficulty", "backgrounds", "seed"):
-                origin[name] = str(file.attrs[name])
-            attributes["rerendered_from"] = json.dumps(origin)
+            origin = {name: str(file.attrs[name]) for name in ("difficulty", "backgrounds", "seed")}
+            attributes = {name: file.attrs[name] for name in names}
+            attributes["rerendered_from"] = json.dumps({"file": path.name} | origin)
             groups = [file[str(i)] for i in range(len(file))]
             lengths = [len(group["physics"]) for group in groups]
             seeds = [group.attrs["seed"] for group in groups]
             shapes = {name: array.shape[1:] for name, array in file["0"].items()}
-            random_return = float(file.attrs["random_return"])
     except (OSError, KeyError) as error:
         raise SystemExit(f"error: --rerender {path}: not a whole dataset of this script: {error}")
-    return Source(path.resolve(), attributes, lengths, seeds, shapes, random_return)
+    return attributes, (lengths, seeds, shapes)
 
 
 def rerender(args: Args):
-    source = read_source(args.rerender)
+    attributes, layout = read_source(args.rerender)
     backgrounds = background_folder(args)
-    record_dataset(args, source.attributes, backgrounds, source=source)
+    record_dataset(args, attributes, backgrounds, source=args.rerender, layout=layout)
 
 
 # ---- Plain videos ------------------------------------------------------------------------------------------
@@ -593,22 +583,11 @@ def record_videos(path: Path, split: str, root: Path, videos: list[Path]):
     if path.exists():
         raise SystemExit(f"error: {path} exists; remove it or give another --output")
     partial = path.with_name(f"{path.name}.partial")
-    attributes = {
-        "domain_name": "video",
-        "task_name": root.name,
-        "difficulty": "vanilla",
-        "dynamic": False,
-        "img_hw": IMG_HW,
-        "split": split,
-        "source": str(root),
-    }
     num_trajectories = 0
     dropped = 0
-    with (
-        h5py.File(partial, "w") as data,
-        Progress(desc=f"{split} file", unit="frame", unit_scale=True) as bar,
-    ):
-        data.attrs.update(attributes)
+    with h5py.File(partial, "w") as data, Progress(desc=f"{split} file", unit="frame") as bar:
+        data.attrs.update(domain_name="video", task_name=root.name, difficulty="vanilla", dynamic=False)
+        data.attrs.update(img_hw=IMG_HW, split=split, source=str(root))
         for number, video in enumerate(videos):
             bar.set_postfix_str(f"video {number + 1} of {len(videos)}: {video.name}")
             for obs in cut(read_video(video)):
@@ -654,10 +633,6 @@ def draw_grid(path: Path, pictures: np.ndarray, row_labels: list[str], column_la
     figure.savefig(path)
 
 
-def time_labels(times) -> list[str]:
-    return [f"t = {t}" for t in times]
-
-
 def draw_dataset(path: Path):
     """Beside a file: a contact sheet (rows: trajectories, columns: time) and a film of the first ones."""
     with h5py.File(path) as file:
@@ -666,7 +641,7 @@ def draw_dataset(path: Path):
     times = np.linspace(0, length - 1, 12).astype(int)
     sheet = np.stack([obs[times] for obs in observations])
     row_labels = [str(i) for i in range(len(observations))]
-    draw_grid(path.with_suffix(".png"), sheet, row_labels, time_labels(times))
+    draw_grid(path.with_suffix(".png"), sheet, row_labels, [f"t = {t}" for t in times])
     film = np.stack([obs[: min(length, 160) : 2] for obs in observations], axis=1)  # (T / 2, N, 64, 64, 3)
     frames = [tile(pictures, columns=4, padding=0) for pictures in film]
     imageio.imwrite(path.with_suffix(".gif"), np.stack(frames), duration=40, loop=0)
@@ -679,7 +654,7 @@ def preview_task(task: str, args: Args, backgrounds: Path, expert_file: Path, dr
     uint8 (1 + draws, 250 or 1, 64, 64, 3): without distractors, then the same physics under draws of them.
     """
     env = make_env(task, "vanilla", backgrounds, "train")
-    arrays, _ = play(env, load_expert(expert_file), args.seed, length=250)
+    arrays, _ = play(env, load_expert(expert_file).mean, args.seed, length=250)
     first = 0 if task == args.task else -1
     films = [arrays["obs"][first:]]
     env = make_env(task, args.difficulty, backgrounds, "train")
@@ -692,11 +667,10 @@ def preview_task(task: str, args: Args, backgrounds: Path, expert_file: Path, dr
 
 def preview(args: Args):
     """--preview: pictures of all tasks, of one trajectory of --task over time, and of its twins."""
+    args.action_repeat = 1
     backgrounds = background_folder(args)
     draws = 0 if args.difficulty == "vanilla" else 3
-    labels = ["no distractors"]
-    for draw in range(draws):
-        labels.append(f"seed {args.seed + draw}")
+    labels = ["no distractors", *(f"seed {args.seed + draw}" for draw in range(draws))]
     films = {}
     with worker_pool(args.num_workers) as pool:
         jobs = {}
@@ -709,12 +683,11 @@ def preview(args: Args):
     tasks = np.stack([film[:, -1] for film in films.values()], axis=1)
     draw_grid(args.output / f"preview__{args.difficulty}.png", tasks, labels, list(films))
     film = films[args.task]
+    times = [f"t = {t}" for t in range(250)]
     prefix = f"preview__{args.task}__{args.difficulty}"
     row = min(draws, 1)  # with distractors, if there are any
-    strip = film[None, row, ::25]
-    draw_grid(args.output / f"{prefix}__strip.png", strip, [labels[row]], time_labels(range(0, 250, 25)))
-    twins = film[:, 180::10]
-    draw_grid(args.output / f"{prefix}__twins.png", twins, labels, time_labels(range(180, 250, 10)))
+    draw_grid(args.output / f"{prefix}__strip.png", film[None, row, ::25], [labels[row]], times[::25])
+    draw_grid(args.output / f"{prefix}__twins.png", film[:, 180::10], labels, times[180::10])
 
 
 # ---- Background videos: DAVIS 2017, any folder of folders of frames, or procedural dead leaves -------------
@@ -756,8 +729,7 @@ def dead_leaves_video(seed: int, num_frames: int = 60) -> np.ndarray:
     own_motion = rng.normal(0, 0.004, (n, 2)) * (rng.uniform(size=(n, 1)) < 0.3)
     angle = rng.uniform(0, 2 * np.pi, n)
     spin = rng.normal(0, 0.01, n)
-    drift = rng.normal(0, 0.006, 2) * np.arange(num_frames)[:, None]
-    camera = drift + rng.normal(0, 0.0015, (num_frames, 2)).cumsum(0)
+    camera = wandering(rng, num_frames)
     outlines = leaf_outlines(rng, radius)
     order = np.argsort(depth - 1.5 * radius)
     colors = leaf_colors(rng, n)[order]
@@ -774,6 +746,12 @@ def dead_leaves_video(seed: int, num_frames: int = 60) -> np.ndarray:
         shade = np.roll(shading, shift, (0, 1))[:SKY_HW, :SKY_HW, None]
         frames[frame] = np.clip(picture * shade, 0, 255)
     return frames
+
+
+def wandering(rng: np.random.Generator, num_frames: int) -> np.ndarray:
+    """Where a camera is that changes direction and pace, (num_frames, 2); its next move is hard to tell."""
+    moves = rng.normal(size=(num_frames + 1, 2)) * rng.exponential(0.004, (num_frames + 1, 1))
+    return (moves[1:] + 0.3 * moves[:-1]).cumsum(0)
 
 
 def leaf_outlines(rng: np.random.Generator, radius: np.ndarray) -> np.ndarray:
@@ -849,16 +827,11 @@ def find_videos(backgrounds: str) -> dict[str, list]:
         missing = [folder.name for folder in folders if not folder.is_dir()]
         if missing:
             names = ", ".join(missing)
-            raise SystemExit(
-                f"error: --backgrounds {backgrounds}: {len(missing)} DAVIS videos are missing: {names}"
-            )
+            raise SystemExit(f"error: --backgrounds {root}: {len(missing)} DAVIS videos are missing: {names}")
         return sources
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     if len(folders) < 2:
-        raise SystemExit(
-            f"error: --backgrounds {backgrounds}: no folders of frames, "
-            "one for training and one for evaluation"
-        )
+        raise SystemExit(f"error: --backgrounds {backgrounds}: no folders of frames, or only one")
     num_train = len(folders) * 2 // 3  # as in DAVIS
     return {"train": folders[:num_train], "val": folders[num_train:]}
 
@@ -872,12 +845,10 @@ def prepare_backgrounds(backgrounds: str, output: Path, num_workers: int) -> Pat
     name = "procedural" if backgrounds == "procedural" else Path(backgrounds).resolve().name
     folder = output / "backgrounds" / name
     names = {split: [str(source) for source in items] for split, items in sources.items()}
-    made_from = json.dumps(names, indent=1)
+    made_from = json.dumps({"world": WORLD} | names, indent=1)
     if folder.is_dir():
         if (folder / "sources.json").read_text() != made_from:
-            raise SystemExit(
-                f"error: {folder} was made from other videos; remove it or give another --output"
-            )
+            raise SystemExit(f"error: {folder} was made from other videos or by another version: remove it")
         return folder
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -954,6 +925,7 @@ WORLD = 2  # version of what is seen here; files of another one are refused
 EPISODE_LENGTH = 1000  # steps of the simulation, dm_control's for all four tasks
 DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos; None means all)
     "vanilla": (0.0, 0),
+    "released_vanilla": (0.0, 0),  # as the paper's files were rendered
     "easy": (0.1, 4),
     "medium": (0.2, 8),
     "hard": (0.3, None),
@@ -979,8 +951,6 @@ class DistractingControl(gym.Wrapper):
         self.videos = videos
         self.physics = env.unwrapped.physics
         self.own_colors = self.physics.model.mat_rgba[:, :3].copy()
-        if videos and self.physics.model.name == "humanoid":  # its ground would hide most of the background
-            self.physics.named.model.mat_rgba["grid", "a"] = 0.3
         self.camera = Camera(self.physics, IMG_HW, IMG_HW, 0)  # a new one for each picture is slow
 
     def reset(self, seed=None, options=None):
@@ -1124,7 +1094,15 @@ def make_env(task, difficulty, backgrounds, split, action_repeat=1):
     """A dm_control task under a difficulty's distractors, with the videos in backgrounds/<split>/*.npy."""
     scale, _ = DIFFICULTIES[difficulty]
     env = RepeatAction(load_task(task), action_repeat)
-    return DistractingControl(env, scale, scale, load_videos(backgrounds, split, difficulty))
+    env = DistractingControl(env, scale, scale, load_videos(backgrounds, split, difficulty))
+    model = env.physics.model
+    if difficulty == "released_vanilla":  # the first face of its sky on all sides
+        start = model.tex_adr[model.name2id("skybox", "texture")]
+        face = model.tex_data[start : start + 3 * 800 * 800]
+        show_in_sky(env.physics, face.reshape(800, 800, 3))
+    if difficulty != "vanilla" and model.name == "humanoid":  # its ground would hide most of the sky
+        env.physics.named.model.mat_rgba["grid", "a"] = 0.3
+    return env
 
 
 def load_task(task):
@@ -1150,12 +1128,13 @@ def load_videos(backgrounds, split, difficulty):
     _, number = DIFFICULTIES[difficulty]
     if number == 0:
         return []
+    about = Path(backgrounds, "sources.json")
+    if about.exists() and f'"world": {WORLD}' not in about.read_text():
+        raise SystemExit(f"error: {backgrounds}: an earlier version's videos; collect_data.py makes new ones")
     folder = Path(backgrounds, split)
     files = sorted(folder.glob("*.npy"))
     if not files:
-        raise SystemExit(
-            f"error: no videos (*.npy) in {folder}; collect_data.py makes some (--eval.backgrounds)"
-        )
+        raise SystemExit(f"error: no videos (*.npy) in {folder}: run collect_data.py (--eval.backgrounds)")
     if split == "train":
         files = files[:number]
     return [np.load(file, mmap_mode="r") for file in files]
@@ -1169,18 +1148,17 @@ def pick_rendering_backend():
     if gpu.isdecimal():  # EGL would count from the machine's first GPU
         choices.insert(0, {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": gpu})
     probe = "from dm_control import mujoco; mujoco.Physics.from_xml_string('<mujoco/>').render(64, 64)"
-    reasons = []
+    reasons = {}
     for choice in choices:
         variables = choice | os.environ
         result = subprocess.run([sys.executable, "-c", probe], env=variables, capture_output=True, text=True)
         if result.returncode == 0:
             os.environ.update(variables)
             return
-        last_line = result.stderr.strip().split("\n")[-1]
-        reasons.append(f"MUJOCO_GL={variables['MUJOCO_GL']}: {last_line}")
+        reasons[f"MUJOCO_GL={variables['MUJOCO_GL']}"] = result.stderr.strip().split("\n")[-1]
     raise SystemExit(
-        f"error: no OpenGL to render with: {'; '.join(dict.fromkeys(reasons))}; apt-get install libegl1 "
-        "libopengl0, or libosmesa6, and leave MUJOCO_GL and PYOPENGL_PLATFORM unset"
+        f"error: no OpenGL to render with: {'; '.join(map(': '.join, reasons.items()))}; apt-get install "
+        "libegl1 libopengl0, or libosmesa6, and leave MUJOCO_GL and PYOPENGL_PLATFORM unset"
     )
 
 
@@ -1203,10 +1181,15 @@ def parse_args(argv: list[str]) -> Args:
 def refuse_bad_input(args: Args):
     """Ends with one line before anything is made."""
     limits = {"num_trajectories": 0, "num_eval_trajectories": 0, "num_workers": 1, "seed": 0}
+    limits |= {"action_repeat": 1, "action_noise": 0}
     for name, lowest in limits.items():
         value = getattr(args, name)
         if not lowest <= value < 2**31:
             raise SystemExit(f"error: --{name.replace('_', '-')} {value}: from {lowest} to {2**31 - 1}")
+    if EPISODE_LENGTH % args.action_repeat:
+        raise SystemExit(f"error: --action-repeat {args.action_repeat}: must divide {EPISODE_LENGTH}")
+    if args.store_means and args.action_noise > 0:
+        raise SystemExit("error: --store-means with --action-noise: actions would not say what acted")
     parse_shard(args.shard)
     if args.from_videos:
         find_plain_videos(args.from_videos)
@@ -1239,9 +1222,7 @@ def main(args: Args):
         try:
             lock_file(lock)
         except BlockingIOError:
-            raise SystemExit(
-                f"error: another process collects in {args.output}; give another --output, or shards"
-            )
+            raise SystemExit(f"error: another process collects in {args.output}: give another, or shards")
         if args.from_videos:
             collect_videos(args)
         elif args.preview:
@@ -1256,9 +1237,6 @@ if __name__ == "__main__":
     try:
         main(parse_args(sys.argv[1:]))
     except concurrent.futures.process.BrokenProcessPool:
-        raise SystemExit(
-            "error: a worker process died (out of memory, if it says nothing above: fewer --num-workers); "
-            "the same command continues from the last trajectory"
-        )
+        raise SystemExit("error: a worker died, of memory if nothing is said above; the same command goes on")
     except (KeyboardInterrupt, OSError) as error:  # a full disk, a folder without permission
         raise SystemExit(f"error: {str(error) or 'interrupted'}")

@@ -254,6 +254,18 @@ def test_other_settings_do_not_overwrite(collect, collected):
     assert {path: path.stat().st_mtime for path in collected.glob("*.hdf5")} == before
 
 
+def test_files_of_an_earlier_version_are_not_taken(collect, collected, tmp_path):
+    path = Path(shutil.copy(collected / NAME.format("train"), tmp_path))
+    with h5py.File(path, "r+") as file:
+        assert file.attrs["world"] == 2
+        del file.attrs["world"]  # as they were before
+    with pytest.raises(SystemExit, match="error: .* exists and differs in world"):
+        collect(tmp_path, *NUMBERS)
+    with pytest.raises(SystemExit, match="error: --rerender .*: an earlier version rendered it"):
+        collect(tmp_path / "twins", "--rerender", path)
+    assert not (tmp_path / "twins" / path.name).exists()
+
+
 def test_second_process_on_one_folder(collect, collected):
     with open(collected / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -283,6 +295,93 @@ def test_shards_hold_the_trajectories_of_the_whole(collect, collected, tmp_path)
 def test_bad_shard(shard):
     with pytest.raises(SystemExit, match=f"error: --shard {shard}: give k/n"):
         collect_data.parse_shard(shard)
+
+
+# ---- Perturbed actions, and decisions that act for several steps ------------------------------------------
+
+
+def test_noise_and_action_repeat(collect, tmp_path):
+    """`actions` are what acted: they, held for four steps, lead from each row's physics to the next."""
+    words = [
+        "--num-trajectories",
+        2,
+        "--num-eval-trajectories",
+        0,
+        "--action-repeat",
+        4,
+        "--action-noise",
+        0.4,
+    ]
+    collect(tmp_path, *words)
+    name = "cheetah-run__scale_easy_video_hard__repeat4__noise0.4__train.hdf5"
+    about, trajectories = attributes(tmp_path / name), read(tmp_path / name)
+    assert (about["action_repeat"], about["action_noise"], about["world"]) == (4, 0.4, 2)
+    noise = []
+    for trajectory in trajectories:
+        assert all(len(trajectory[array]) == 15 for array in ("obs", "states", "actions", "expert_actions"))
+        actions, meant = trajectory["actions"], trajectory["expert_actions"]
+        assert (
+            actions.dtype == meant.dtype == np.float32
+            and max(np.abs(actions).max(), np.abs(meant).max()) <= 1
+        )
+        noise.append((actions - meant)[np.abs(actions) < 1])
+    noise = np.concatenate(noise)
+    assert 0.25 < noise.std() < 0.45 and abs(noise.mean()) < 0.15
+    assert not same(*trajectories, "expert_actions")  # each has its own noise and start
+
+    env = collect_data.load_task("cheetah-run")
+    physics = env.unwrapped.physics
+    env.reset(seed=int(trajectories[0]["seed"]))
+    total = 0
+    for state, action in zip(trajectories[0]["physics"], trajectories[0]["actions"]):
+        assert np.array_equal(physics.get_state(), state)
+        total += sum(env.step(action)[1] for _ in range(4))
+    assert total == pytest.approx(trajectories[0]["traj_return"])
+
+    collect(tmp_path / "twins", "--rerender", tmp_path / name, "--seed", 1)
+    twins = read(tmp_path / "twins" / name)
+    for twin, trajectory in zip(twins, trajectories, strict=True):
+        assert same(twin, trajectory, "states", "actions", "expert_actions", "physics", "traj_return")
+        assert (twin["obs"] != trajectory["obs"]).mean() > 0.5
+
+
+def test_the_expert_of_an_action_repeat():
+    """The repository's own for this repeat if there is one, else the one that decides at every step."""
+    paths = [
+        collect_data.find_expert(collect_data.Args(action_repeat=repeat), "cheetah-run")
+        for repeat in (1, 4, 5)
+    ]
+    assert [path.name for path in paths] == ["cheetah-run.npz", "cheetah-run__repeat4.npz", "cheetah-run.npz"]
+    assert all(path.exists() for path in paths)
+
+
+def test_an_expert_that_is_held_is_said(collect, tmp_path, capsys):
+    words = ["--num-trajectories", 1, "--num-eval-trajectories", 0, "--difficulty", "vanilla"]
+    collect(tmp_path, *words, "--action-repeat", 5)
+    assert "cheetah-run.npz learned at 1 simulation steps an action" in capsys.readouterr().out
+    collect(tmp_path, *words)
+    assert "learned at" not in capsys.readouterr().out
+
+
+def test_means_are_stored_as_the_paper_has_them(collect, fish, tmp_path):
+    """Unclipped; what acts is clipped."""
+    words = ["--task", "fish-swim", "--difficulty", "vanilla", "--num-trajectories", 1]
+    with np.load(fish) as arrays:
+        arrays = dict(arrays) | {"about": json.dumps({"num_layers": 1, "output": "mean"})}
+    arrays["weight_0"] = 20 * arrays["weight_0"]
+    np.savez(tmp_path / "wild.npz", **arrays)
+    words += ["--num-eval-trajectories", 0, "--expert", tmp_path / "wild.npz"]
+    collect(tmp_path, *words)
+    collect(tmp_path, *words, "--store-means")
+    (acted,) = read(tmp_path / "fish-swim__vanilla__train.hdf5")
+    (means,) = read(tmp_path / "fish-swim__vanilla__means__train.hdf5")
+    assert attributes(tmp_path / "fish-swim__vanilla__means__train.hdf5")["store_means"]
+    assert same(acted, means, "obs", "states", "physics", "traj_return")
+    assert np.abs(means["actions"]).max() > 5 and np.array_equal(
+        means["actions"].clip(-1, 1), acted["actions"]
+    )
+    expert = collect_data.load_expert(tmp_path / "wild.npz")
+    assert np.allclose(means["actions"], expert.mean(means["states"]), rtol=1e-4, atol=1e-4)
 
 
 # ---- Rendered again ----------------------------------------------------------------------------------------
@@ -327,10 +426,10 @@ def test_to_vanilla_and_back(collect, source, tmp_path):
     assert same(read(tmp_path / source.name)[0], first, "obs", "states", "actions", "physics")
 
 
-@pytest.mark.parametrize("task", [*TASKS, "fish-swim", "quadruped-escape"])
+@pytest.mark.parametrize("task", [*TASKS, "fish-swim", "reacher-easy"])
 def test_recorded_physics_gives_the_pixels_of_the_simulation(task):
     """In every task, distracted and not, whatever the environment has shown before; also where an episode
-    changes the model: a target's place, the terrain."""
+    changes the model, as a target's place."""
     videos = [collect_data.dead_leaves_video(0, num_frames=5)]
     for env in (
         collect_data.DistractingControl(collect_data.load_task(task), 0.1, 0.1, videos),
@@ -635,10 +734,45 @@ def test_davis_without_a_video(davis):
         collect_data.find_videos(str(davis))
 
 
+def test_videos_of_an_earlier_version_are_not_taken(collect, collected, tmp_path):
+    shutil.copytree(collected / "backgrounds", tmp_path / "backgrounds")
+    (sources,) = (tmp_path / "backgrounds").glob("*/sources.json")
+    about = json.loads(sources.read_text())
+    assert about.pop("world") == 2
+    sources.write_text(json.dumps(about, indent=1))
+    with pytest.raises(SystemExit, match="error: .*was made from other videos or by another version"):
+        collect_data.main(
+            collect_data.parse_args(
+                ["demo", "--backgrounds", str(Path(about["train"][0]).parent), "--output", str(tmp_path)]
+            )
+        )
+    assert not list(tmp_path.glob("*.hdf5*"))
+
+
 def test_other_videos_of_the_same_name(frames, data_folder, tmp_path):
     shutil.copytree(frames, tmp_path / frames.name)
     with pytest.raises(SystemExit, match="was made from other videos"):
         collect_data.prepare_backgrounds(str(tmp_path / frames.name), data_folder, num_workers=1)
+
+
+def test_camera_of_a_procedural_video_cannot_be_extrapolated():
+    """A frame's move says little of the next one's; within a video the pace changes, too."""
+    paths = [collect_data.wandering(np.random.default_rng(seed), 60) for seed in range(90)]
+    moves = np.stack([np.diff(path, axis=0) for path in paths])  # (90, 59, 2)
+    assert abs((moves[:, 1:] * moves[:, :-1]).mean() / (moves**2).mean()) < 0.5
+    correlations = [np.corrcoef(m[1:].ravel(), m[:-1].ravel())[0, 1] for m in moves]
+    assert np.mean(correlations) < 0.4 and np.max(correlations) < 0.6
+    pace = np.linalg.norm(moves, axis=-1)
+    assert 0.004 < pace.mean() < 0.01  # of a picture's side in a frame
+    assert (pace.std(axis=1) / pace.mean(axis=1)).min() > 0.3
+
+    video = collect_data.dead_leaves_video(0).mean(-1)  # and the pixels follow
+    spectra = np.fft.fft2(video)
+    cross = spectra[1:] * spectra[:-1].conj()
+    peaks = np.abs(np.fft.ifft2(cross / np.abs(cross))).reshape(59, -1).argmax(1)
+    seen = np.stack(np.unravel_index(peaks, (160, 160)), axis=-1).astype(float)
+    seen[seen > 80] -= 160
+    assert abs((seen[1:] * seen[:-1]).mean() / (seen**2).mean()) < 0.5
 
 
 def test_procedural_videos_are_textures_in_motion():
@@ -670,6 +804,11 @@ def test_procedural_videos_are_textures_in_motion():
             "cheetah.npz plays another task",
         ),
         (["--num-workers", "0"], "error: --num-workers 0: from 1 to"),
+        (["--action-repeat", "0"], "error: --action-repeat 0: from 1 to"),
+        (["--action-repeat", "3"], "error: --action-repeat 3: must divide 1000"),
+        (["--action-noise", "-0.1"], "error: --action-noise -0.1: from 0 to"),
+        (["--action-noise", "nan"], "error: --action-noise nan: from 0 to"),
+        (["--action-noise", "0.1", "--store-means"], "error: --store-means with --action-noise"),
         (["--num-trajectories", "-1"], "error: --num-trajectories -1: from 0 to"),
         (["--num-eval-trajectories", "-5"], "error: --num-eval-trajectories -5: from 0 to"),
         (["--seed", "-1"], "error: --seed -1: from 0 to"),

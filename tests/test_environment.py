@@ -1,16 +1,22 @@
 """The distracting environment: ranges and statistics of each distractor, seeds, and that distractors change
 pixels alone."""
 
+import json
+import shutil
+
 import gymnasium as gym
 import numpy as np
 import pytest
 
 from collect_data import (
     DIFFICULTIES,
+    WORLD,
     DistractingControl,
     RepeatAction,
     dead_leaves_video,
     load_task,
+    load_videos,
+    make_env,
     play_to_and_fro,
     to_cartesian,
     to_spherical,
@@ -186,10 +192,46 @@ def test_the_sky_shows_the_video():
     assert len(set(shown)) == 5
 
 
-@pytest.mark.parametrize("task,alpha", [("walker-run", 1.0), ("humanoid-walk", 0.3)])
-def test_ground_shows_the_background_for_humanoid(task, alpha):
-    env = make(task, videos=VIDEOS)
+@pytest.fixture(scope="module")
+def backgrounds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("backgrounds")
+    (folder / "train").mkdir()
+    for i, video in enumerate(VIDEOS):
+        np.save(folder / "train" / f"{i}.npy", video)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "task,difficulty,alpha",
+    [
+        ("walker-run", "hard", 1.0),
+        ("humanoid-walk", "hard", 0.3),
+        ("humanoid-walk", "released_vanilla", 0.3),
+        ("humanoid-walk", "vanilla", 1.0),
+    ],
+)
+def test_ground_shows_the_background_for_humanoid(task, difficulty, alpha, backgrounds):
+    env = make_env(task, difficulty, backgrounds, "train")
     assert env.physics.named.model.mat_rgba["grid", "a"] == pytest.approx(alpha)
+
+
+@pytest.mark.parametrize("task,low,high", [("cheetah-run", 1, 2), ("humanoid-walk", 10, 14)])
+def test_released_vanilla(task, low, high):
+    """The released files' vanilla differs from ours by the figures measured on them (issue 19, item 3)."""
+    own, physics = play(make(task), seed=0, steps=10)
+    released, same_physics = play(make_env(task, "released_vanilla", "nowhere", "train"), seed=0, steps=10)
+    assert np.array_equal(physics, same_physics)
+    assert low < np.abs(own.astype(int) - released).mean() < high
+
+
+def test_videos_of_another_version_are_refused(backgrounds, tmp_path):
+    shutil.copytree(backgrounds, tmp_path / "videos")
+    about = tmp_path / "videos" / "sources.json"
+    about.write_text(json.dumps({"world": WORLD, "train": ["0"]}))
+    assert len(load_videos(tmp_path / "videos", "train", "hard")) == len(VIDEOS)
+    about.write_text(json.dumps({"train": ["0"]}))  # as they were before
+    with pytest.raises(SystemExit, match="error: .*videos: an earlier version's videos"):
+        load_videos(tmp_path / "videos", "train", "hard")
 
 
 def test_spherical_round_trip():

@@ -981,6 +981,7 @@ WORLD = 2  # version of what is seen here; files of another one are refused
 EPISODE_LENGTH = 1000  # steps of the simulation, dm_control's for all four tasks
 DIFFICULTIES = {  # name: (scale of camera and colour, number of training videos; None means all)
     "vanilla": (0.0, 0),
+    "released_vanilla": (0.0, 0),  # as the paper's files were rendered
     "easy": (0.1, 4),
     "medium": (0.2, 8),
     "hard": (0.3, None),
@@ -1006,8 +1007,6 @@ class DistractingControl(gym.Wrapper):
         self.videos = videos
         self.physics = env.unwrapped.physics
         self.own_colors = self.physics.model.mat_rgba[:, :3].copy()
-        if videos and self.physics.model.name == "humanoid":  # its ground would hide most of the background
-            self.physics.named.model.mat_rgba["grid", "a"] = 0.3
         self.camera = Camera(self.physics, IMG_HW, IMG_HW, 0)  # a new one for each picture is slow
 
     def reset(self, seed=None, options=None):
@@ -1151,7 +1150,15 @@ def make_env(task, difficulty, backgrounds, split, action_repeat=1):
     """A dm_control task under a difficulty's distractors, with the videos in backgrounds/<split>/*.npy."""
     scale, _ = DIFFICULTIES[difficulty]
     env = RepeatAction(load_task(task), action_repeat)
-    return DistractingControl(env, scale, scale, load_videos(backgrounds, split, difficulty))
+    env = DistractingControl(env, scale, scale, load_videos(backgrounds, split, difficulty))
+    model = env.physics.model
+    if difficulty == "released_vanilla":  # the first face of its sky on all sides
+        start = model.tex_adr[model.name2id("skybox", "texture")]
+        face = model.tex_data[start : start + 3 * 800 * 800]
+        show_in_sky(env.physics, face.reshape(800, 800, 3))
+    if difficulty != "vanilla" and model.name == "humanoid":  # its ground would hide most of the sky
+        env.physics.named.model.mat_rgba["grid", "a"] = 0.3
+    return env
 
 
 def load_task(task):
@@ -1177,12 +1184,13 @@ def load_videos(backgrounds, split, difficulty):
     _, number = DIFFICULTIES[difficulty]
     if number == 0:
         return []
+    about = Path(backgrounds, "sources.json")
+    if about.exists() and f'"world": {WORLD}' not in about.read_text():
+        raise SystemExit(f"error: {backgrounds}: an earlier version's videos; collect_data.py makes new ones")
     folder = Path(backgrounds, split)
     files = sorted(folder.glob("*.npy"))
     if not files:
-        raise SystemExit(
-            f"error: no videos (*.npy) in {folder}; collect_data.py makes some (--eval.backgrounds)"
-        )
+        raise SystemExit(f"error: no videos (*.npy) in {folder}: run collect_data.py (--eval.backgrounds)")
     if split == "train":
         files = files[:number]
     return [np.load(file, mmap_mode="r") for file in files]
@@ -1196,18 +1204,17 @@ def pick_rendering_backend():
     if gpu.isdecimal():  # EGL would count from the machine's first GPU
         choices.insert(0, {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": gpu})
     probe = "from dm_control import mujoco; mujoco.Physics.from_xml_string('<mujoco/>').render(64, 64)"
-    reasons = []
+    reasons = {}
     for choice in choices:
         variables = choice | os.environ
         result = subprocess.run([sys.executable, "-c", probe], env=variables, capture_output=True, text=True)
         if result.returncode == 0:
             os.environ.update(variables)
             return
-        last_line = result.stderr.strip().split("\n")[-1]
-        reasons.append(f"MUJOCO_GL={variables['MUJOCO_GL']}: {last_line}")
+        reasons[f"MUJOCO_GL={variables['MUJOCO_GL']}"] = result.stderr.strip().split("\n")[-1]
     raise SystemExit(
-        f"error: no OpenGL to render with: {'; '.join(dict.fromkeys(reasons))}; apt-get install libegl1 "
-        "libopengl0, or libosmesa6, and leave MUJOCO_GL and PYOPENGL_PLATFORM unset"
+        f"error: no OpenGL to render with: {'; '.join(map(': '.join, reasons.items()))}; apt-get install "
+        "libegl1 libopengl0, or libosmesa6, and leave MUJOCO_GL and PYOPENGL_PLATFORM unset"
     )
 
 
