@@ -43,7 +43,7 @@ TINY = {
     **{"eval.num_episodes": 1, "eval.num_workers": 1},
 }
 OWN = {
-    "lapo.py": {"num_labeled_trajectories": (1, 2), "lam.quantizer": "fsq"},
+    "lapo.py": {"num_labeled_trajectories": (1, 2)},
     "laom.py": {"num_labeled_trajectories": (1, 2)},
     "laom_supervised.py": {"num_labeled_trajectories": (2,)},
     "idm.py": {"num_labeled_trajectories": (2,)},

@@ -70,7 +70,11 @@ def test_fsq(short_file):
     quantized.sum().backward()
     assert torch.allclose(z.grad, 1 - torch.tanh(z) ** 2)
     args = parse("lapo.py", short_file, lam__quantizer="fsq")
-    assert lapo.LAM(args.lam, 3)(*torch.rand(2, 4, 9, 64, 64)).abs().sub(1).abs().max() < 1e-6
+    data = lapo.Dataset(args.data, args)
+    lam = lapo.train_lam(args, data, "lam", recorder := Recorder(2))
+    assert lam(*torch.rand(2, 4, 9, 64, 64)).abs().sub(1).abs().max() < 1e-6
+    first, last = (recorder.history[i]["lam"]["idm_encoder.0.weight"] for i in (0, -1))
+    assert not torch.equal(first, last)
 
 
 # ---- What is learned ---------------------------------------------------------------------------------------
