@@ -54,9 +54,8 @@ def read_measures(folder: Path, results: dict, labelled: str) -> dict:
 
 
 def policy_error(budget: dict) -> float | None:
-    """MSE / Var(a) of the decoded policy on the evaluation file; earlier runs of bc.py name it otherwise."""
-    decoded = budget.get("decoded", {})
-    return decoded.get("action_mse_over_var/unseen_videos", budget.get("action_mse_over_var"))
+    """MSE / Var(a) of the policy on the evaluation file."""
+    return budget.get("action_mse_over_var")
 
 
 def evaluations(budget: dict) -> dict[str, dict]:

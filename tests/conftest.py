@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmark"), str(ROOT / "experts")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("", "benchmark", "experts", "variants")]
 
 if importlib.util.find_spec(
     "torch"
@@ -43,18 +43,22 @@ TINY = {
     **{"eval.num_episodes": 1, "eval.num_workers": 1},
 }
 OWN = {
-    "lapo.py": {"num_labeled_trajectories": (1, 2), "lam.quantizer": "vq"},
-    "laom.py": {"num_labeled_trajectories": (1, 2), "lam.quantizer": "fsq"},
+    "lapo.py": {"num_labeled_trajectories": (1, 2), "lam.quantizer": "fsq"},
+    "laom.py": {"num_labeled_trajectories": (1, 2)},
     "laom_supervised.py": {"num_labeled_trajectories": (2,)},
     "idm.py": {"num_labeled_trajectories": (2,)},
     "bc.py": {"num_labeled_trajectories": ("all", 1)},
 }
 SCRIPTS = tuple(OWN)
+OWN |= {
+    "variants/lapo_vq.py": {"num_labeled_trajectories": (2,), "lam.latent_action_dim": 128},
+    "variants/laom_fsq.py": {"num_labeled_trajectories": (2,)},
+}
 
 
 def command(script: str, data, **changes) -> list[str]:
     """The tiny recipe as a script's arguments, as far as it has them. changes: lam__num_epochs=1."""
-    defaults = importlib.import_module(script.removesuffix(".py")).Args()
+    defaults = importlib.import_module(Path(script).stem).Args()
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     words = ["demo", "--data", str(data)]
     for name, value in (TINY | OWN[script] | changes).items():
@@ -71,7 +75,7 @@ def command(script: str, data, **changes) -> list[str]:
 
 
 def parse(script: str, data, **changes):
-    return importlib.import_module(script.removesuffix(".py")).parse_args(command(script, data, **changes))
+    return importlib.import_module(Path(script).stem).parse_args(command(script, data, **changes))
 
 
 def start(*words, **kwargs) -> subprocess.Popen:

@@ -54,12 +54,11 @@ def test_it_beats_random_actions(clean_file, forks, monkeypatch):
     )
     assert bc.action_error(args, actor, eval_data)["action_mse_over_var"] < 0.7
     monkeypatch.setattr(bc, "EPISODE_LENGTH", 60)
-    returns = bc.evaluate(args, data, actor, torch.nn.Identity(), clean_file.with_name("film.gif"))
-    assert [len(played) for played in returns] == [2, 2]
-    assert (
-        returns[0].mean() > 2 * data.attributes["random_return"]
-        and returns[1].mean() > 2 * data.attributes["random_return"]
-    )
+    environments = bc.find_environments(args, data)
+    returns = bc.evaluate(args, environments, 60, actor, clean_file.with_name("film.gif"))
+    assert returns.keys() == {"seen_videos", "unseen_videos"}
+    for played in returns.values():
+        assert len(played) == 2 and played.mean() > 2 * data.attributes["random_return"]
 
 
 def test_a_run_leaves_everything(finished):

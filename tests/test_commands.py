@@ -4,9 +4,11 @@ nothing beside them."""
 import dataclasses
 import importlib
 import json
+import math
 import re
 import shutil
 import tomllib
+from pathlib import Path
 
 import lives
 import pytest
@@ -18,7 +20,7 @@ PRESETS = [(script, preset) for script in ALL for preset in ("paper", "demo")]
 
 
 def module(script: str):
-    return importlib.import_module(script.removesuffix(".py"))
+    return importlib.import_module(Path(script).stem)
 
 
 def shown_help(script: str, argv: list[str], capsys) -> str:
@@ -93,6 +95,72 @@ def test_a_wrong_word_is_named(script, flags, message, capsys):
     with pytest.raises(SystemExit) as error:
         module(script).parse_args(["demo", *flags])
     assert error.value.code == 2 and message in capsys.readouterr().err
+
+
+def numbers(args, prefix: str = "--"):
+    """The fields that are numbers: flag, what holds it, name, int or float."""
+    for field in dataclasses.fields(args):
+        flag = prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(getattr(args, field.name)):
+            yield from numbers(getattr(args, field.name), f"{flag}.")
+        elif "float" in str(field.type):
+            yield flag, args, field.name, float
+        elif "int" in str(field.type):
+            yield flag, args, field.name, int
+
+
+MAY_BE_ZERO = ("seed", "num_epochs", "warmup_epochs", "labeled_loss_coef", "checkpoint_minutes")
+
+
+@pytest.mark.parametrize("script", lives.EVERY)
+def test_bad_numbers_get_one_line_that_names_them(script):
+    """Negative ones, infinity, NaN, and zero where it says nothing, in every field."""
+    args = module(script).parse_args(["demo"])
+    fields = {flag: rest for flag, *rest in numbers(args)}
+    assert {"--frame-stack", "--seed", "--eval.reference-return", "--bc.learning-rate"} <= fields.keys()
+    for flag, (holder, name, kind) in fields.items():
+        own = getattr(holder, name)
+        for value in (-1, 0) if kind is int else (-0.5, 0, math.inf, math.nan):
+            if value == 0 and name in MAY_BE_ZERO:
+                continue
+            setattr(holder, name, (2, value) if isinstance(own, tuple) else value)
+            with pytest.raises(SystemExit) as error:
+                module(script).check_numbers(args)
+            assert str(error.value).startswith(f"error: {flag} {value}: "), (flag, value)
+        setattr(holder, name, own)
+    module(script).check_numbers(args)
+
+
+@pytest.mark.parametrize(
+    "flags", ["--lam.learning-rate -0.1", "--frame-stack 0", "--eval.reference-return nan"]
+)
+def test_bad_numbers_are_refused_before_anything_is_made(flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"^error: {flags}(.0)?: too small, or not finite$"):
+        module("laom.py").parse_args(["demo", *flags.split()])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", lives.EVERY)
+def test_a_warm_up_is_part_of_its_stage(script):
+    """It may not be longer; a stage without epochs is left out, whatever its warm-up."""
+    args = module(script).parse_args(["demo"])
+    for stage in ("lam", "bc"):
+        if cfg := getattr(args, stage, None):
+            cfg.num_epochs, cfg.warmup_epochs = 2, 2.5
+            with pytest.raises(SystemExit, match=f"^error: --{stage}.warmup-epochs 2.5"):
+                module(script).check_numbers(args)
+            for cfg.num_epochs in (3, 0):
+                module(script).check_numbers(args)
+
+
+@pytest.mark.parametrize("script", lives.EVERY)
+def test_a_device_that_is_none(script, short_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = module(script).parse_args([*command(script, short_file), "--device", "banana"])
+    with pytest.raises(SystemExit, match="^error: --device banana: .*$"):
+        module(script).main(args)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_is_one_line_and_no_traceback(tmp_path):

@@ -382,20 +382,22 @@ def test_a_run_leaves_everything(stopped_and_resumed, train_file):
 
 
 def test_the_film(finished):
-    """Two episodes with seen videos and two with unseen ones, side by side, twice as large; here every
-    episode is shown twice."""
+    """Two episodes with seen videos and two with unseen ones, side by side, twice as large; here there is
+    one of each."""
     film = laom_supervised.imageio.imread(finished("laom_supervised.py") / "rollout_2.gif")
-    assert film.shape == (6, 128, 512, 3)  # every fourth picture of 21
+    assert film.shape == (6, 128, 256, 3)  # every fourth picture of 21
 
 
 def test_evaluation_does_not_depend_on_the_number_of_workers(args, forks, monkeypatch, tmp_path):
     monkeypatch.setattr(laom_supervised, "EPISODE_LENGTH", 10)
     _, data, _ = laom_supervised.load_data(args)
+    environments = laom_supervised.find_environments(args, data)
     torch.manual_seed(0)
     actor, returns, args.eval.num_episodes = Actor(args.bc, 3, 6), [], 2
     for args.eval.num_workers in (1, 3):
         film = tmp_path / f"{args.eval.num_workers}.gif"
-        returns.append(np.array(laom_supervised.evaluate(args, data, actor, torch.nn.Identity(), film)))
+        played = laom_supervised.evaluate(args, environments, 10, actor, film)
+        returns.append(np.array([played["seen_videos"], played["unseen_videos"]]))
     assert returns[0].shape == (2, 2) and np.array_equal(*returns)
     films = [laom_supervised.imageio.imread(tmp_path / name) for name in ("1.gif", "3.gif")]
     assert np.array_equal(*films)

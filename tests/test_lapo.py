@@ -1,13 +1,11 @@
-"""lapo.py: the paper's networks and presets, the quantisers, what is learned, and what a run leaves."""
+"""lapo.py: the paper's networks and presets, the quantiser, what is learned, and what a run leaves."""
 
 import dataclasses
 import json
 from pathlib import Path
 
 import h5py
-import lives
 import numpy as np
-import pytest
 import torch
 from conftest import Recorder, count, parse, read_records
 
@@ -40,7 +38,7 @@ def test_paper_preset_is_table_5():
             "warmup_epochs": 3,
         },
         **{"future_obs_offset": 10, "latent_action_dim": 8192, "encoder_num_res_blocks": 2},
-        **{"quantizer": "none", "commitment_coef": 0.05},
+        **{"quantizer": "none"},
     }
     assert dataclasses.asdict(args.bc) == {
         **{
@@ -61,11 +59,11 @@ def test_paper_preset_is_table_5():
     assert args.eval.num_episodes == 25 and args.frame_stack == 3 and args.lr_schedule == "cosine"
 
 
-# ---- Quantisers --------------------------------------------------------------------------------------------
+# ---- The quantiser -----------------------------------------------------------------------------------------
 
 
 def test_fsq(short_file):
-    """z is -1 or 1; gradients pass as if nothing had been rounded. laom.py has the same function."""
+    """z is -1 or 1; gradients pass as if nothing had been rounded. laom_fsq.py has the same function."""
     z = torch.randn(64, 8, requires_grad=True)
     quantized = lapo.quantize(z)
     assert torch.allclose(quantized, torch.where(z > 0, 1.0, -1.0), atol=1e-6)
@@ -73,67 +71,6 @@ def test_fsq(short_file):
     assert torch.allclose(z.grad, 1 - torch.tanh(z) ** 2)
     args = parse("lapo.py", short_file, lam__quantizer="fsq")
     assert lapo.LAM(args.lam, 3)(*torch.rand(2, 4, 9, 64, 64)).abs().sub(1).abs().max() < 1e-6
-
-
-def test_dimensions_that_are_no_codes(short_file):
-    with pytest.raises(SystemExit, match="error: --lam.latent-action-dim"):
-        lapo.LAM(parse("lapo.py", short_file, lam__latent_action_dim=48).lam, 3)
-
-
-def test_vq_learns_codes_and_revives_dead_ones():
-    torch.manual_seed(0)
-    quantizer, generator, centers = lapo.VQ(), torch.Generator().manual_seed(0), torch.randn(24, 16)
-
-    def batch():  # 8 codes of 16 dimensions, each near one of 24 points
-        return (centers[torch.randint(24, (128, 8))] + 0.05 * torch.randn(128, 8, 16)).flatten(1)
-
-    errors = []
-    for _ in range(150):
-        z = batch()
-        quantizer.update(z, generator)
-        errors.append(torch.nn.functional.mse_loss(quantizer(z), z).item())
-    assert errors[-1] < 0.5 * errors[0] and errors[-1] < 0.1, errors[::50]
-    codes = quantizer.nearest(quantizer.vectors(z))
-    assert codes.shape == (2, 4 * 128) and min(len(codebook.unique()) for codebook in codes) > 0.3 * 64
-
-    z = batch().requires_grad_()
-    quantized = quantizer(z)
-    entries = quantizer.codebooks.flatten(0, 1)
-    assert (
-        torch.cdist(quantized.detach().unflatten(1, (8, 16)).flatten(0, 1), entries).min(1).values.max()
-        < 0.02
-    )
-    (quantized * torch.arange(128)).sum().backward()
-    assert torch.equal(z.grad, torch.arange(128.0).expand(128, 128))  # straight through
-
-    quantizer.codebooks[0, 5], quantizer.sums[0, 5], quantizer.idle[0, 5] = (
-        100.0,
-        100.0,
-        0,
-    )  # an entry far from everything
-    for _ in range(102):
-        quantizer.update(batch(), generator)
-    assert quantizer.codebooks[0, 5].abs().max() < 10
-
-
-def test_vq_of_two_ranks_is_that_of_one_process(forks, tmp_path):
-    """Each sees the codes of both; dead entries become what the first rank draws."""
-    generator = torch.Generator().manual_seed(1)
-    batches = torch.randn(3, 32, 64, generator=generator)
-    torch.save(batches, tmp_path / "batches.pt")
-    port = lives.free_port()
-    ranks = [
-        lives.FORKS.Process(target=lives.update_codes, args=(rank, 2, port, tmp_path)) for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    quantizer, generator = lapo.VQ(), torch.Generator().manual_seed(0)
-    for batch in batches:
-        quantizer.update(batch, generator)
-    assert [lives.end(process) for process in ranks] == [0, 0]
-    for rank in range(2):
-        for name, value in torch.load(tmp_path / f"codes_{rank}.pt").items():
-            torch.testing.assert_close(value, quantizer.state_dict()[name])
 
 
 # ---- What is learned ---------------------------------------------------------------------------------------
@@ -194,9 +131,5 @@ def test_a_run_leaves_everything(finished):
         list(results["budgets"]) == ["1", "2"]
         and results["latent_actions"]["action_probe_mse_over_var/seen_videos"] > 0
     )
-    for record in records:
-        if record["stage"] == "lam":
-            assert 1 <= record["lam/code_perplexity"] <= 64 and 0 < record["lam/code_usage"] <= 1
-            assert record["lam/loss"] >= record["lam/reconstruction_loss"] > 0
     first, last = (next(r for r in order if r["stage"] == "lam") for order in (records, records[::-1]))
-    assert last["lam/reconstruction_loss"] < first["lam/reconstruction_loss"]
+    assert last["lam/loss"] < first["lam/loss"]

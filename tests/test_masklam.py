@@ -2,16 +2,13 @@
 
 import re
 import shutil
-import sys
 
 import h5py
+import masklam
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Recorder, beside
-
-sys.path.append(str(ROOT / "variants"))
-import masklam
+from conftest import Recorder, beside
 
 import lapo
 
@@ -41,8 +38,8 @@ def args(masked_file):
 class Losses(Recorder):
     """Keeps what a stage logs, too."""
 
-    def __init__(self, steps):
-        super().__init__(steps)
+    def __init__(self, steps, keep):
+        super().__init__(steps, keep)
         self.losses = []
 
     def log_due(self, step):
@@ -53,10 +50,10 @@ class Losses(Recorder):
 
 
 def train(method, args, data, steps):
-    """The loss of each update, and the weights behind the last one."""
-    recorder = Losses(steps)
-    method.train_lam(args, data, "lam", recorder)
-    return recorder.losses, recorder.history[-1]["lam"]
+    """The loss of each update, and the weights that come of them."""
+    recorder = Losses(steps, keep=False)
+    lam = method.train_lam(args, data, "lam", recorder)
+    return recorder.losses, lam.state_dict()
 
 
 def same(one, other):

@@ -2,6 +2,7 @@
 Two ranks are as one process. Most processes here are lives (lives.py)."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -10,6 +11,7 @@ import resource
 import shutil
 import signal
 import time
+import types
 from pathlib import Path
 
 import lives
@@ -172,6 +174,61 @@ def test_two_processes_on_one_run(finished, tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX)
         assert end(lives.start("bc.py", ["--resume", folder], tmp_path / "log")) == 1
     assert said(tmp_path / "log") == [f"error: another process works in {folder}"]
+
+
+@pytest.fixture
+def new_run(short_file, tmp_path, monkeypatch):
+    """Begins a run of bc.py in this process."""
+    data = bc.Dataset((str(short_file),), parse("bc.py", short_file))
+    monkeypatch.setattr(signal, "signal", lambda *handler: None)  # pytest keeps its own
+    return lambda: bc.Run(parse("bc.py", short_file, runs=str(tmp_path / "runs")), data)
+
+
+def test_runs_of_the_same_second_have_their_own_folders(new_run, monkeypatch):
+    same = types.SimpleNamespace(strftime=lambda form: "20261126-000000")
+    monkeypatch.setattr(bc, "time", same)
+    one, other = new_run(), new_run()
+    assert one.folder != other.folder and Path(one.folder).is_dir() and Path(other.folder).is_dir()
+    assert "cheetah-run__bc__0__20261126-000000" in one.folder
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
+def test_a_disk_without_locks_is_a_warning(number, new_run, monkeypatch, capsys):
+    """As Lustre and NFS answer; the run goes on."""
+
+    def flock(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    run = new_run()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {run.folder}/metrics.jsonl: {os.strerror(number)}")
+    run.write_record({"stage": "bc_2", "step": 1})
+    assert read_records(Path(run.folder)) == [{"stage": "bc_2", "step": 1}]
+
+
+def test_files_are_on_the_disk_before_they_have_their_names(new_run, monkeypatch):
+    """The lines that a checkpoint counts, then the whole checkpoint, then its name."""
+    run, calls, fsync, replace = new_run(), [], os.fsync, os.replace
+
+    def recorded_fsync(number):
+        path = Path(os.readlink(f"/proc/self/fd/{number}"))
+        calls.append(("fsync", path.name, path.stat().st_size))
+        fsync(number)
+
+    def recorded_replace(source, target):
+        calls.append(("replace", Path(target).name, Path(source).stat().st_size))
+        replace(source, target)
+
+    run.write_record({"stage": "bc_2", "step": 1})
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    run.save_checkpoint("bc_2", 1, {"actor": torch.nn.Linear(200, 200)})
+    line, written, renamed = calls
+    assert line == ("fsync", "metrics.jsonl", Path(run.folder, "metrics.jsonl").stat().st_size)
+    size = Path(run.folder, "checkpoint.pt").stat().st_size
+    assert written == ("fsync", "checkpoint.pt.partial", size) and size > 160_000
+    assert renamed == ("replace", "checkpoint.pt", size)
 
 
 # ---- Resumed with other arguments or other code ------------------------------------------------------------

@@ -25,7 +25,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import lru_cache, partial
-from math import atan2, cos, hypot, nan, pi, sin
+from math import atan2, cos, hypot, isfinite, nan, pi, sin
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -69,6 +69,10 @@ class LAMArgs:
     commitment_coef: float = 0.05  # weight of the loss that draws z to its codes
     encoder_scale: int = 6  # the encoder's three blocks have (16, 32, 32) times as many channels
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
+
+    def __post_init__(self):
+        if self.latent_action_dim % 32:
+            raise SystemExit(f"error: --lam.latent-action-dim {self.latent_action_dim}: not a multiple of 32")
 
 
 @dataclass
@@ -332,8 +336,8 @@ def train_lam(args, data, stage, run):
     lam = LAM(cfg, args.frame_stack)
     lam.to(args.device, memory_format=torch.channels_last)
     probes = Probes(cfg.latent_action_dim, lam.encoder.flat_dim, data).to(args.device)
-    parts = [{"params": lam.parameters()}, {"params": probes.parameters()}]  # the probes' rate is constant
-    optim = torch.optim.Adam(parts, cfg.learning_rate, fused=True)
+    groups = [{"params": lam.parameters()}, {"params": probes.parameters()}]  # the probes' rate is constant
+    optim = torch.optim.Adam(groups, cfg.learning_rate, fused=True)
     if args.compile:
         for network in (lam.idm_encoder, lam.encoder, lam.decoder):
             network.compile()
@@ -471,14 +475,14 @@ def held_out_probe(args, lam, data, eval_data):
     tests = (("seen_videos", data, held_out), ("unseen_videos", eval_data, eval_data.shuffle))
     kinds = (("blind_", "blind_probe", lambda obs, _: lam(obs, obs)), ("", "action_probe", lam))
     for prefix, probe, network in kinds:
-        train = infer_some(args, network, data, fitted)
-        predict = fit_ridge(*train[:2])
+        fitted_z = infer_some(args, network, data, fitted)
+        predict = fit_ridge(*fitted_z[:2])
         for videos, source, trajectories in tests:
-            test = infer_some(args, network, source, trajectories)
-            z, actions, _ = test
+            held_out_z = infer_some(args, network, source, trajectories)
+            z, actions, _ = held_out_z
             results |= action_errors(probe, videos, predict(z), actions)
-            results |= perturbation_errors(prefix, videos, train, test)
-    results["effective_rank"] = effective_rank(z)
+            results |= perturbation_errors(prefix, videos, fitted_z, held_out_z)
+    results["effective_rank"] = effective_rank(z)  # of the LAM on unseen videos
     return results
 
 
@@ -493,7 +497,7 @@ def action_error(args, policy, data):
 
 
 def infer_some(args, network, data, trajectories):
-    """z, actions, expert_actions of at most 50,000 transitions: the same in twin files."""
+    """z, actions and expert_actions of at most 50,000 transitions, which are the same ones for twin files."""
     index = data.transitions(trajectories)
     index = index[permutation(len(index), 0, 0)[:50_000]]
     z = infer_all(args, network, data, index)
@@ -512,15 +516,15 @@ def fit_ridge(z, actions):
 
 
 def perturbation_errors(kind, videos, fitted, held_out):
-    """Whether z tells what was added to the expert's action, which its pose does not; {} if nothing was.
+    """Whether z tells what was added to the expert's action, which its pose does not.
 
     perturbation_r2: R² of actions - expert_actions from z and expert_actions, beyond that from expert_actions
     alone (clipping): 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. By ridge regression from
-    fitted to held_out, each z (N, Z), actions and expert_actions (N, A).
+    fitted to held_out, each z (N, Z), actions and expert_actions (N, A); {} where nothing was added.
     """
     z, actions, plan = fitted
     held_out_z, held_out_actions, held_out_plan = held_out
-    if not plan.isfinite().all() or not held_out_plan.isfinite().all():
+    if torch.equal(actions, plan) or not (plan.isfinite().all() and held_out_plan.isfinite().all()):
         return {}
     from_both = fit_ridge(torch.cat([z, plan], 1), actions - plan)(torch.cat([held_out_z, held_out_plan], 1))
     from_plan = fit_ridge(plan, actions - plan)(held_out_plan)
@@ -634,11 +638,11 @@ class Dataset:
                 with h5py.File(path) as file:
                     trajectories += self.read(file, number, trajectories_per_file)
             files, first_bytes, lengths, self.returns, *arrays = zip(*trajectories)
+            self.states, self.actions, self.expert_actions = map(join, arrays)
         except (OSError, KeyError, ValueError) as error:  # not there, truncated, something is missing
             raise SystemExit(f"error: {path} is no dataset as docs/data.md describes them: {error}")
 
         self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
-        self.states, self.actions, self.expert_actions = map(join, arrays)
         if self.task in BC_RETURNS and not args.raw_actions:
             outside = (self.actions.abs() > 1).sum().item()
             if outside > 0:
@@ -663,9 +667,13 @@ class Dataset:
     def read(self, file, number, limit):
         """Yields file, first byte and number of frames, return, and the arrays of each trajectory."""
         task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
+        world = file.attrs.get("world", 1 if "random_return" in file.attrs else WORLD)
+        if world != WORLD:
+            raise ValueError(f"it shows world {world}, not {WORLD}; collect_data.py collects it again")
         self.task = self.task or task
         self.attributes = self.attributes or dict(file.attrs)
         self.difficulty = self.attributes.get("difficulty", "vanilla")
+        self.action_repeat = int(self.attributes.get("action_repeat", 1))
         names = sorted(filter(str.isdigit, file), key=int)[:limit]
         if not names:
             raise ValueError('no trajectories: groups "0", "1", …')
@@ -682,7 +690,7 @@ class Dataset:
             for kind in ("states", "actions", "expert_actions"):
                 array = torch.full((len(obs), 1), nan)
                 if task == self.task and kind in group:
-                    array = torch.from_numpy(group[kind][:])
+                    array = torch.from_numpy(group[kind][:]).float()
                     if array.ndim != 2 or len(array) != len(obs) or not array.isfinite().all():
                         raise ValueError(f"{kind} of trajectory {name}: not ({len(obs)}, D) finite numbers")
                 arrays.append(array)
@@ -743,8 +751,10 @@ def map_frames(path, device):
 
 def join(arrays):
     """Arrays (T, D) of all trajectories, one after the other; those that are NaN have a single column."""
-    dim = max(array.shape[1] for array in arrays)
-    return torch.cat([array.expand(-1, dim) for array in arrays])
+    dims = {array.shape[1] for array in arrays}
+    if len(dims - {1}) > 1:
+        raise ValueError(f"states or actions of {sorted(dims)} numbers in one task")
+    return torch.cat([array.expand(-1, max(dims)) for array in arrays])
 
 
 def to_device(x, device):
@@ -784,6 +794,7 @@ class Run:
             "task": data.task,
             "difficulty": data.difficulty,
             "seed": args.seed,
+            "world": WORLD,
             "dataset_return": round(float(np.mean(data.returns)), 2),
             "random_return": round(float(data.attributes.get("random_return", nan)), 2),
             "reference_return": args.eval.reference_return or table_3[data.difficulty == "vanilla"],
@@ -813,20 +824,16 @@ class Run:
     def start_tracking(self, data):
         """Weights & Biases, if wanted: the folder's name is the run's, updates of a stage are its steps."""
         name = Path(self.folder).name
-        tags = [SCRIPT.stem, data.task, data.difficulty]
-        try:
-            wandb.init(
-                project="latent-actions",
-                id=name,
-                name=name,
-                group=f"{SCRIPT.stem} {data.task}",
-                tags=tags,
-                resume="allow",
-                mode=None if self.args.track else "disabled",
-                config=asdict(self.args),
-            )
-        except wandb.errors.UsageError as error:
-            raise SystemExit(f"error: --track: {error}")
+        wandb.init(
+            project="latent-actions",
+            id=name,
+            name=name,
+            group=f"{SCRIPT.stem} {data.task}",
+            tags=[SCRIPT.stem, data.task, data.difficulty],
+            resume="allow",
+            mode=None if self.args.track else "disabled",
+            config=asdict(self.args),
+        )
         wandb.define_metric("*", step_metric="step")
 
     def steps(self, stage, total, batch_size, **parts):
@@ -1229,19 +1236,20 @@ def find_environments(args, data):
     environments = {}
     if args.eval.env_id:
         environments["environment"] = partial(make_gym_env, args.eval.env_id)
-        try:
-            action_shape = gym.make(args.eval.env_id).action_space.shape
-        except gym.error.Error as error:
-            raise SystemExit(f"error: --eval.env-id: {error}")
-        if action_shape != data.actions.shape[1:]:
-            raise SystemExit(
-                f"error: --eval.env-id {args.eval.env_id}: its actions are not those of the data"
-            )
+        shape = tuple(data.actions.shape[1:])
+        fits = f"gymnasium.make(word).action_space.shape == {shape}, 'its actions are not those of the data'"
+        answer = ask(f"import gymnasium; assert {fits}", args.eval.env_id)
+        if answer.returncode:
+            last_line = answer.stderr.strip().split("\n")[-1]
+            raise SystemExit(f"error: --eval.env-id {args.eval.env_id}: {last_line}")
     elif is_in_suite(data.task):
-        settings = (data.task, data.difficulty, args.eval.backgrounds)
+        difficulty = data.difficulty
+        if difficulty == "vanilla" and "world" not in data.attributes:
+            difficulty = "released_vanilla"
+        settings = (data.task, difficulty, args.eval.backgrounds)
         for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
-            environments[name] = partial(make_env, *settings, split)
-            load_videos(args.eval.backgrounds, split, data.difficulty)
+            environments[name] = partial(make_env, *settings, split, data.action_repeat)
+            load_videos(args.eval.backgrounds, split, difficulty)
     else:
         print(f"no episodes: {data.task} is no task of dm_control's suite (--eval.env-id plays in Gymnasium)")
     if environments:
@@ -1250,11 +1258,14 @@ def find_environments(args, data):
 
 
 def is_in_suite(task):
-    """Asked in another process, as importing dm_control binds this one to an OpenGL."""
-    load = "import sys; from dm_control import suite; suite.load(*sys.argv[1].split('-'))"
+    return ask("from dm_control import suite; suite.load(*word.split('-'))", task).returncode == 0
+
+
+def ask(program, word):
+    """Runs a short program on a word; in another process, as importing MuJoCo binds this one to an OpenGL."""
+    command = [sys.executable, "-c", f"import sys; word = sys.argv[1]; {program}", word]
     environ = os.environ | {"MUJOCO_GL": "disabled"}
-    answer = subprocess.run([sys.executable, "-c", load, task], env=environ, capture_output=True)
-    return answer.returncode == 0
+    return subprocess.run(command, env=environ, capture_output=True, text=True)
 
 
 def make_gym_env(env_id):
@@ -1268,8 +1279,8 @@ def shrink(picture):
     return np.asarray(Image.fromarray(picture).resize((IMG_HW, IMG_HW)))
 
 
-def evaluate(args, environments, policy, film):
-    """Returns of greedy episodes, all in one batch: (episodes,) for each environment, by name."""
+def evaluate(args, environments, length, policy, film):
+    """Returns of greedy episodes of about this length, all in one batch: (episodes,) by environment."""
     if not environments:
         return {}
     seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes)  # not the data's
@@ -1283,12 +1294,13 @@ def evaluate(args, environments, policy, film):
         spawn.Process(target=play_episodes, args=settings, daemon=True).start()
         worker_pipe.close()
         pipes.append(pipe)
+    shown = np.unique([0, 1 % len(episodes), -2 % len(episodes), len(episodes) - 1])  # the first and last two
     pictures = []
-    for step in Progress(itertools.count(), "evaluation", EPISODE_LENGTH, unit="step"):
+    for step in Progress(itertools.count(), "evaluation", length, unit="step"):
         answers = [pipe.recv() for pipe in pipes]
         observations, returns, over = map(np.concatenate, zip(*answers))
-        if step % 4 == 0 and step < 400:  # two episodes with seen videos, two with unseen ones
-            pictures.append(np.hstack(observations[[0, 1, -2, -1], -1]))
+        if step % 4 == 0 and step < 400:
+            pictures.append(np.hstack(observations[shown, -1]))
         if over.all():
             break
         with torch.no_grad(), args.autocast():
@@ -1320,6 +1332,12 @@ def play_episodes(pipe, episodes, frame_stack):
                 over[i] = terminated or truncated
 
 
+def print_measures(title, measures):
+    print(f"{title}:")
+    for name, value in measures.items():
+        print(f"    {name} {value:.3f}")
+
+
 def print_table(results):
     """What each label budget has reached: returns, normalised scores, errors of actions as MSE / Var(a)."""
     print("\n| labelled | videos | return | score | policy's error | other measures |")
@@ -1336,7 +1354,7 @@ def print_table(results):
             played = budget.get(videos, {})
             returns = "{return_mean:.1f} ± {return_std:.1f}".format_map(played) if played else "–"
             score = f"{played['normalized_score']:.3f}" if "normalized_score" in played else "–"
-            if played or others:
+            if played or others or videos == "unseen_videos":  # those of the policy's error
                 print(f"| {number} | {videos} | {returns} | {score} | {error} | {', '.join(others)} |")
 
 
@@ -1389,15 +1407,16 @@ MAY_BE_ZERO = ("seed", "num_epochs", "warmup_epochs", "labeled_loss_coef", "chec
 
 
 def check_numbers(args, flag="--"):
-    """Refuses NaN, negative numbers, and zero where it has no meaning."""
+    """Refuses numbers that are negative or not finite, and zero where it has no meaning."""
     for name, value in vars(args).items():
         own_flag = flag + name.replace("_", "-")
         if is_dataclass(value):
             check_numbers(value, f"{own_flag}.")
         for number in value if isinstance(value, tuple) else (value,):
             is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-            if is_number and not number > 0 and not (number == 0 and name in MAY_BE_ZERO):
-                raise SystemExit(f"error: {own_flag} {number}: this must be more than zero")
+            too_small = is_number and (number < 0 or number == 0 and name not in MAY_BE_ZERO)
+            if too_small or is_number and not isfinite(number):
+                raise SystemExit(f"error: {own_flag} {number}: too small, or not finite")
     if vars(args).get("num_epochs", 0) and args.warmup_epochs > args.num_epochs:
         raise SystemExit(f"error: {flag}warmup-epochs {args.warmup_epochs}: the stage is over before that")
 
@@ -1420,19 +1439,23 @@ def load_data(args):
     data = Dataset(args.data, args, labeled_data.task, args.trajectories_per_file, args.data_device)
     source = labeled_data.paths[0]
     beside = ["val".join(path.rsplit("train", 1)) for path in labeled_data.paths]
+    if not args.eval_data and not os.path.exists(beside[0]):
+        raise SystemExit(f"error: no evaluation file {beside[0]}: give --eval-data")
     eval_data = Dataset(args.eval_data or beside, args)
     budgets = args.num_labeled_trajectories
     batch_sizes = (args.lam.batch_size, args.bc.batch_size, args.decoder.batch_size)
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
     if labeled_data.has_actions and labeled_data.actions.isnan().any():
-        raise SystemExit(f"error: {source} and others are not of one task: give --labeled-data")
+        raise SystemExit(
+            f"error: {source}: a trajectory without actions of {labeled_data.task}: give --labeled-data"
+        )
     if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
     if len(data.transitions(data.shuffle)) < max(batch_sizes) or len(data.shuffle) < 2:
         raise SystemExit(f"error: {data.paths[0]} does not fill a batch, or has one trajectory: collect more")
     if eval_data.task != labeled_data.task or {*eval_data.paths} & {*data.paths, *labeled_data.paths}:
-        raise SystemExit(f"error: no evaluation file of {eval_data.task} beside {source}: --eval-data")
+        raise SystemExit(f"error: no other file of {labeled_data.task} to evaluate on: give --eval-data")
     videos = labeled_data.attributes.get("backgrounds", "backgrounds")
     args.eval.backgrounds = args.eval.backgrounds or f"{os.path.dirname(source)}/{videos}"
     return data, labeled_data, eval_data
@@ -1442,12 +1465,13 @@ def main(args):
     start_process(args)
     data, labeled_data, eval_data = load_data(args)  # before the training, not after it
     environments = find_environments(args, labeled_data)
+    length = EPISODE_LENGTH // labeled_data.action_repeat
     run = Run(args, labeled_data)
     lam = train_lam(args, data, "lam", run)
     if RANK == 0:
         probed_data = data if data.actions.isfinite().all() else labeled_data
         run.results["latent_actions"] = held_out_probe(args, lam, probed_data, eval_data)
-        print(f"latent actions: {run.results['latent_actions']}")
+        print_measures("latent actions", run.results["latent_actions"])
     actor = train_actor(args, data, lam, "bc", run)
     run.save("results.json", json.dumps(run.results, indent=2))
     if not labeled_data.has_actions:
@@ -1460,7 +1484,7 @@ def main(args):
         if RANK == 0:
             policy = nn.Sequential(actor, decoder)
             error = action_error(args, policy, eval_data)
-            returns = evaluate(args, environments, policy, f"{run.folder}/rollout_{number}.gif")
+            returns = evaluate(args, environments, length, policy, f"{run.folder}/rollout_{number}.gif")
             run.finish_budget(number, error, returns)
     if RANK == 0:
         print_table(run.results)
@@ -1469,5 +1493,7 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(parse_args(sys.argv[1:]))
+    except wandb.errors.UsageError as error:  # nobody is logged in
+        raise SystemExit(f"error: --track: {error}")
     except (KeyboardInterrupt, EOFError, OSError) as error:  # Ctrl-C, a dead worker, a full disk
         raise SystemExit(f"error: {str(error) or type(error).__name__}")
