@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import shutil
 
-import h5py
 import lives
 import numpy as np
 import pytest
@@ -193,22 +191,6 @@ def test_plain_videos(script, forks, train_file, tmp_path):
     log = (tmp_path / "log").read_text()
     assert "warning" not in log.lower() and "Traceback" not in log
     assert not any("probe" in name for record in read_records(results["folder"]) for name in record)
-
-
-@pytest.mark.parametrize("script", ["lapo.py", "laom.py"])
-def test_a_task_that_is_not_played(script, forks, train_file, tmp_path):
-    """Latent actions are trained and probed with its labels, and the run ends well without an evaluation."""
-    for name, path in (("train", train_file), ("val", beside(train_file))):
-        shutil.copy(path, tmp_path / f"{name}.hdf5")
-        with h5py.File(tmp_path / f"{name}.hdf5", "r+") as file:
-            file.attrs["task_name"] = "walk"
-    changes = {
-        "num_labeled_trajectories": (1,),
-        "eval__backgrounds": train_file.parent / "backgrounds/frames0",
-    }
-    results = live(script, command(script, tmp_path / "train.hdf5", **changes), tmp_path)
-    assert results["task"] == "cheetah-walk" and results["budgets"] == {}
-    assert "action_probe_mse_over_var/unseen_videos" in results["latent_actions"]
 
 
 @pytest.mark.parametrize("script", ["laom_supervised.py", "idm.py", "bc.py"])

@@ -1,5 +1,5 @@
-"""Data of other simulators: every script trains on them and is scored; episodes in Gymnasium; and what W&B
-gets of such a run."""
+"""Data of other simulators: every script trains on them and is scored; episodes in Gymnasium; what Weights &
+Biases gets of a run."""
 
 import contextlib
 import json
