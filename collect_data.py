@@ -9,13 +9,14 @@ videos, which the learner of the other scripts never sees.
     python collect_data.py demo                         # 24 + 8 cheetah-run trajectories in data/, minutes
     python collect_data.py --task walker-run            # the paper's size: 5,000 + 50 trajectories, 63 GB
     python collect_data.py --task fish-swim --expert fish.npz --masks      # any task; also where the agent is
+    python collect_data.py --action-repeat 4 --action-noise 0.4     # decisions one can see, perturbed actions
     python collect_data.py --shard 3/16                 # the third of 16 parts of it, on one of many machines
     python collect_data.py --backgrounds DAVIS/         # DAVIS 2017 videos instead of procedural ones
     python collect_data.py --rerender data/<file>.hdf5 --seed 1 --output twins     # the same physics again
     python collect_data.py --preview --difficulty hard  # pictures of all tasks, of a trajectory, of its twins
     python collect_data.py --from-videos videos/        # an action-free dataset of mp4 files and the like
 
-Files in --output (data/): <task>__<difficulty>__{train,val}[__03-of-16].hdf5, whose format stands at
+Files in --output (data/): <task>__<difficulty>…__{train,val}[__03-of-16].hdf5, whose format stands at
 `create_dataset_file`; beside each a .png and a .gif that show it; backgrounds/<name>/{train,val}/*.npy, the
 videos, which evaluation uses again. A killed collection continues where it stopped when the same command is
 given again, and ends with the same file. experts/train_expert.py trains experts; four are there.
@@ -198,10 +199,10 @@ def create_dataset_file(path: Path, attributes: dict, seeds: list[int], lengths:
     """A complete HDF5 file with room for all trajectories and no pixel in it yet.
 
     Groups "0", "1", …: obs uint8 (T, 64, 64, 3), states float32 (T, S), actions float32 (T, A), physics
-    float64 (T, P), with --masks mask uint8 (T, 64, 64); attributes traj_return, and seed of the physics.
-    obs[t], mask[t], states[t] and physics[t] are what the expert saw when it chose actions[t]; obs[t+1]
-    follows. Contiguous and allocated at once: workers write the arrays in place, and a kill at any moment
-    cannot break the structure.
+    float64 (T, P), with --masks mask uint8 (T, 64, 64), with --action-noise expert_actions float32 (T, A);
+    attributes traj_return, and seed of the physics. obs[t], mask[t], states[t] and physics[t] are what the
+    expert saw when it chose actions[t]; obs[t+1] follows. Contiguous and allocated at once: workers write the
+    arrays in place, and a kill at any moment cannot break the structure.
     """
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -524,8 +525,7 @@ def read_source(path: Path) -> tuple[dict, tuple]:
 
 def rerender(args: Args):
     attributes, layout = read_source(args.rerender)
-    backgrounds = background_folder(args)
-    record_dataset(args, attributes, backgrounds, source=args.rerender, layout=layout)
+    record_dataset(args, attributes, background_folder(args), source=args.rerender, layout=layout)
 
 
 # ---- Plain videos ------------------------------------------------------------------------------------------

@@ -1100,10 +1100,13 @@ def find_environments(args, data):
             last_line = answer.stderr.strip().split("\n")[-1]
             raise SystemExit(f"error: --eval.env-id {args.eval.env_id}: {last_line}")
     elif is_in_suite(data.task):
-        settings = (data.task, data.difficulty, args.eval.backgrounds)
+        difficulty = data.difficulty
+        if difficulty == "vanilla" and "world" not in data.attributes:
+            difficulty = "released_vanilla"
+        settings = (data.task, difficulty, args.eval.backgrounds)
         for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
             environments[name] = partial(make_env, *settings, split, data.action_repeat)
-            load_videos(args.eval.backgrounds, split, data.difficulty)
+            load_videos(args.eval.backgrounds, split, difficulty)
     else:
         print(f"no episodes: {data.task} is no task of dm_control's suite (--eval.env-id plays in Gymnasium)")
     if environments:

@@ -39,10 +39,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import h5py
 import tyro
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+from collect_data import WORLD  # noqa: E402 it lies a folder up
 
 DISTRACTORS = "scale_easy_video_hard"
 CLEAN = "vanilla"
@@ -436,8 +438,13 @@ def find_run(job: Job, wanted: dict) -> tuple[Path | None, bool]:
         own_script = folder / Path(job.script).name
         if not own_script.exists() or differences(identity(job.script, args), wanted):
             continue
-        results = folder / "results.json"
-        if results.exists() and labels <= set(json.loads(results.read_text())["budgets"]):
+        if not (folder / "results.json").exists():
+            begun = begun or folder
+            continue
+        results = json.loads((folder / "results.json").read_text())
+        if results.get("world") != WORLD:  # of an earlier version: it is run anew
+            continue
+        if labels <= set(results["budgets"]):
             return folder, True
         begun = begun or folder
     return begun, False
@@ -453,6 +460,7 @@ def data_commands(
     datasets, twins = {}, {}  # a twin comes after what it is a twin of
     for file in dict.fromkeys(files):
         if (ROOT / file).exists() and (ROOT / file.replace("__train", "__val")).exists():
+            refuse_other_world(ROOT / file)
             continue
         task, difficulty = Path(file).name.split("__")[:2]
         command = ["collect_data.py"]
@@ -465,6 +473,15 @@ def data_commands(
             command += ["--num-eval-trajectories", str(scale.num_eval_trajectories)]
             datasets[file] = [*command, "--output", str(Path(file).parent)]
     return datasets | twins
+
+
+def refuse_other_world(path: Path):
+    with h5py.File(path) as file:
+        world = file.attrs.get("world", 1)
+    if world != WORLD:
+        raise SystemExit(
+            f"error: {path} shows world {world}, not {WORLD}: remove it, and it is collected again"
+        )
 
 
 # ---- Running ----------------------------------------------------------------------------------------------

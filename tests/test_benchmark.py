@@ -93,6 +93,7 @@ def write_run(
         "task": job.task,
         "difficulty": job.difficulty,
         "seed": job.seed,
+        "world": 2,
         "dataset_return": 820.2,
     }
     results |= {"random_return": 3.3, "reference_return": 823, "budgets": {}}
@@ -123,7 +124,26 @@ def touch_data(jobs: list[benchmark.Job]):
     for file in {file for job in jobs for file in job.files}:
         for path in (Path(file), Path(file.replace("__train", "__val"))):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            with h5py.File(path, "w") as data:
+                data.attrs["world"] = 2
+
+
+def test_an_earlier_world_is_refused(tiny):
+    """Data of before ends it in one line; a finished run of before does not count."""
+    (job, *_) = jobs = all_jobs(SCALES["demo"], tiny / "runs", "figure_07")
+    touch_data(jobs)
+    figures = benchmark.choose_figures(SCALES["demo"], ("figure_07",))
+    assert benchmark.data_commands(SCALES["demo"], figures, jobs, ()) == {}
+    with h5py.File(job.files[0], "r+") as data:
+        del data.attrs["world"]
+    with pytest.raises(SystemExit, match="error: .* shows world 1, not 2: remove it"):
+        benchmark.data_commands(SCALES["demo"], figures, jobs, ())
+
+    folder = write_run(job)
+    wanted = benchmark.identity(job.script, benchmark.parse(*job.command))
+    assert benchmark.find_run(job, wanted) == (folder, True)
+    change_results(folder, world=1)
+    assert benchmark.find_run(job, wanted) == (None, False)
 
 
 @pytest.fixture
