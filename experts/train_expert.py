@@ -686,11 +686,11 @@ class TrainingFiles:
         return score
 
     def draw_curve(self):
-        steps = [point["step"] for point in self.curve]
+        steps = [point["step"] / 1e6 for point in self.curve]
         means = [point["mean"] for point in self.curve]
         stds = [point["std"] for point in self.curve]
         figure = matplotlib.figure.Figure(figsize=(5, 3), layout="constrained")
-        axes = figure.add_subplot(xlabel="steps (decisions)", ylabel="return, 10 greedy episodes")
+        axes = figure.add_subplot(xlabel="million steps (decisions)", ylabel="return, 10 greedy episodes")
         axes.set_title(self.expert.stem)
         axes.errorbar(steps, means, stds, elinewidth=0.5)
         figure.savefig(self.picture, dpi=120)
