@@ -597,7 +597,7 @@ class Dataset:
         self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
         if self.task in BC_RETURNS and not args.raw_actions:
             outside = (self.actions.abs() > 1).sum().item()
-            if outside > 0:
+            if outside > 0 and RANK == 0:
                 print(f"{path}: {outside} of {self.actions.numel()} action values clipped to [-1, 1]")
             self.actions.clamp_(-1, 1)
         self.has_actions = self.actions.isfinite().any()
@@ -739,7 +739,7 @@ class Run:
         self.folder = args.resume or f"{args.runs}/{name}"
         self.checkpoint = {"stage": None, "results": {"budgets": {}}, "metrics_size": 0}
         if os.path.exists(f"{self.folder}/checkpoint.pt"):
-            self.checkpoint = torch.load(f"{self.folder}/checkpoint.pt", args.device)
+            self.checkpoint = load(f"{self.folder}/checkpoint.pt", args.device)
         table_3 = BC_RETURNS.get(data.task, (None, None))
         self.results = self.checkpoint["results"] | {
             "script": SCRIPT.name,
@@ -800,7 +800,7 @@ class Run:
         file_name = f"{stage.replace(self.kind, name)}.pt"
         first = 0
         if os.path.exists(f"{self.folder}/{file_name}"):
-            product.load_state_dict(torch.load(f"{self.folder}/{file_name}", self.args.device))
+            product.load_state_dict(load(f"{self.folder}/{file_name}", self.args.device))
             first = total
         elif self.checkpoint["stage"] == stage:
             first = self.checkpoint["step"]
@@ -901,6 +901,13 @@ class Run:
         wandb.run.summary.update(self.results)
         for film in glob.glob(f"{self.folder}/rollout_{number}.gif"):
             wandb.log({f"rollout_{number}": wandb.Video(film)})
+
+
+def load(path, device):
+    try:
+        return torch.load(path, device)
+    except Exception as error:  # torch, zip and pickle have many
+        raise SystemExit(f"error: {path} is not whole: {error}; without it, its stage begins anew")
 
 
 class Progress(tqdm):
@@ -1202,7 +1209,7 @@ def find_environments(args, data):
         for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
             environments[name] = partial(make_env, *settings, split, data.action_repeat)
             load_videos(args.eval.backgrounds, split, difficulty)
-    else:
+    elif RANK == 0:
         print(f"no episodes: {data.task} is no task of dm_control's suite (--eval.env-id plays in Gymnasium)")
     if environments:
         pick_rendering_backend()
