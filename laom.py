@@ -1487,7 +1487,9 @@ def load_data(args):
         raise SystemExit(f"error: no evaluation file {beside[0]}: give --eval-data")
     eval_data = Dataset(args.eval_data or beside, args)
     budgets = args.num_labeled_trajectories
-    batch_sizes = (args.lam.batch_size, args.bc.batch_size, args.decoder.batch_size)
+    batch_sizes = []
+    for stage in filter(is_dataclass, vars(args).values()):
+        batch_sizes += [size for name, size in vars(stage).items() if name.endswith("batch_size")]
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
     if labeled_data.has_actions and labeled_data.actions.isnan().any():

@@ -332,7 +332,9 @@ def train_lam(args, data, labeled_data, labeled_index, stage, run):
     if labeled_loss_coef is None:  # Table 7
         labeled_loss_coef = 0.001 if labeled_data.task == "cheetah-run" else 0.01
     variance = labeled_data.actions.var(0).mean().item()
-    labeled_loss_coef *= paper_variance(labeled_data.task, variance) / variance  # its effect is the paper's
+    paper_variances = {"cheetah-run": 35, "walker-run": 45, "hopper-hop": 28, "humanoid-walk": variance}
+    # its effect is the paper's, whose labels are raw means of PPO, but for humanoid-walk
+    labeled_loss_coef *= paper_variances.get(labeled_data.task, 35) / variance
     if args.compile:
         for network in (lam.encoder, lam.idm, lam.fdm, target):
             network.compile()
@@ -400,12 +402,6 @@ def train_lam(args, data, labeled_data, labeled_index, stage, run):
             losses |= {"consistency_loss": consistency_loss, "labeled_mse": labeled_mse}
             run.log(step, optim, loss=loss, **losses)
     return lam
-
-
-def paper_variance(task, own_variance):
-    """Var(a) of the paper's labels, raw means of PPO; humanoid-walk's expert is bounded, as ours are."""
-    variances = {"cheetah-run": 35, "walker-run": 45, "hopper-hop": 28, "humanoid-walk": own_variance}
-    return variances.get(task, 35)
 
 
 # ---- Stage 2: behaviour cloning of latent actions ----------------------------------------------------------
@@ -1523,8 +1519,9 @@ def load_data(args):
         raise SystemExit(f"error: no evaluation file {beside[0]}: give --eval-data")
     eval_data = Dataset(args.eval_data or beside, args)
     budgets = args.num_labeled_trajectories
-    lam = args.lam
-    batch_sizes = (lam.batch_size, lam.labeled_batch_size, args.bc.batch_size, args.decoder.batch_size)
+    batch_sizes = []
+    for stage in filter(is_dataclass, vars(args).values()):
+        batch_sizes += [size for name, size in vars(stage).items() if name.endswith("batch_size")]
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
     if labeled_data.has_actions and labeled_data.actions.isnan().any():

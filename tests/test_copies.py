@@ -71,7 +71,6 @@ REASONS: dict[str, dict[str, str]] = {
         "laom_supervised.py": "also the action head",
     },
     "load_data": {
-        "laom_supervised.py": "labelled batch size",
         "idm.py": "its batch sizes",
         "bc.py": "its batch sizes; a budget may be all trajectories",
         "variants/masklam.py": "masks must be there",
