@@ -93,7 +93,7 @@ class PPOArgs:
 class Args:
     task: str = "cheetah-run"  # any task of dm_control's suite; four have shipped experts
     algorithm: Literal["sac", "ppo"] = "sac"
-    """sac: actions within the bounds by tanh; ppo: unclipped means far outside, of which the clipped act"""
+    """sac: actions within the bounds by tanh; ppo: unclipped means, of which the clipped act"""
     seed: int = 0  # of the environments, the networks and the replay
     expert: Path | None = None
     """expert file (.npz) that training goes on from (none), or that --verify plays (experts/<task>.npz)"""
