@@ -883,7 +883,7 @@ class Expert:
     """A trained policy that plays greedily: a small MLP in numpy.
 
     __call__: states (..., S) → actions (..., A) float32 in [-1, 1]. mean: the same before clipping, which for
-    PPO's Gaussians lies far outside. The file is an .npz below 1 MB: weight_i, bias_i, state_mean, state_std,
+    PPO's Gaussians may lie outside. The file is an .npz below 1 MB: weight_i, bias_i, state_mean, state_std,
     and `about`, a JSON text that says how it was trained. Hidden units are ReLUs; the output is a tanh, or
     linear where `about` has "output": "mean".
     """

@@ -93,7 +93,7 @@ class PPOArgs:
 class Args:
     task: str = "cheetah-run"  # any task of dm_control's suite; four have shipped experts
     algorithm: Literal["sac", "ppo"] = "sac"
-    """sac: actions within the bounds by tanh; ppo: unclipped means far outside, of which the clipped act"""
+    """sac: actions within the bounds by tanh; ppo: unclipped means, of which the clipped act"""
     seed: int = 0  # of the environments, the networks and the replay
     expert: Path | None = None
     """expert file (.npz) that training goes on from (none), or that --verify plays (experts/<task>.npz)"""
@@ -113,7 +113,7 @@ class Expert:
     """A trained policy that plays greedily: a small MLP in numpy.
 
     __call__: states (..., S) → actions (..., A) float32 in [-1, 1]. mean: the same before clipping, which for
-    PPO's Gaussians lies far outside. The file is an .npz below 1 MB: weight_i, bias_i, state_mean, state_std,
+    PPO's Gaussians may lie outside. The file is an .npz below 1 MB: weight_i, bias_i, state_mean, state_std,
     and `about`, a JSON text that says how it was trained. Hidden units are ReLUs; the output is a tanh, or
     linear where `about` has "output": "mean".
     """
