@@ -1144,7 +1144,7 @@ def shrink(picture):
 
 
 def evaluate(args, environments, length, policy, film):
-    """Returns of greedy episodes of about this length, all in one batch: (episodes,) by environment."""
+    """Returns of greedy episodes of at most this length, all in one batch: (episodes,) by environment."""
     if not environments:
         return {}
     seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes)  # not the data's
@@ -1165,7 +1165,7 @@ def evaluate(args, environments, length, policy, film):
         observations, returns, over = map(np.concatenate, zip(*answers))
         if step % 4 == 0 and step < 400:
             pictures.append(np.hstack(observations[shown, -1]))
-        if over.all():
+        if over.all() or step == length:
             break
         with torch.no_grad(), args.autocast():
             actions = policy(to_input(torch.from_numpy(observations), args)).float().cpu().numpy()
@@ -1338,7 +1338,7 @@ def main(args):
     if not labeled_data.has_actions:
         raise SystemExit(f"error: {labeled_data.paths[0]} holds no actions; give --labeled-data")
     environments = find_environments(args, labeled_data)
-    length = EPISODE_LENGTH // labeled_data.action_repeat
+    length = None if args.eval.env_id else EPISODE_LENGTH // labeled_data.action_repeat
     run = Run(args, labeled_data)
     probed_data = data if data.actions.isfinite().all() else labeled_data
     for number in args.num_labeled_trajectories:

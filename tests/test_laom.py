@@ -45,7 +45,7 @@ def test_paper_preset_is_table_6():
             "future_obs_offset": 10,
             "latent_action_dim": 8192,
         },
-        **{"target_update_every": 1, "encoder_num_res_blocks": 2, "quantizer": "none", "target": "ema"},
+        **{"target_update_every": 1, "encoder_num_res_blocks": 2, "target": "ema"},
     }
     assert dataclasses.asdict(args.bc) == {
         **{
@@ -93,7 +93,7 @@ class Shifted(torch.nn.Module):
 
 
 def test_the_actor_does_not_mind_where_z_lies(short_file):
-    args = parse("laom.py", short_file, lam__quantizer="none")
+    args = parse("laom.py", short_file)
     data, ends = laom.Dataset(args.data, args), []
     torch.manual_seed(0)
     lam = laom.LAM(args.lam, args.frame_stack)

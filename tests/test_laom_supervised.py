@@ -58,7 +58,6 @@ def test_paper_preset_is_table_7():
             "labeled_batch_size": 128,
             "target_update_every": 1,
             "encoder_num_res_blocks": 2,
-            "quantizer": "none",
         },
         **{"labeled_loss_coef": None, "target": "ema"},  # c: 0.01, cheetah-run 0.001; EMA by the design notes
     }

@@ -1287,7 +1287,7 @@ def shrink(picture):
 
 
 def evaluate(args, environments, length, policy, film):
-    """Returns of greedy episodes of about this length, all in one batch: (episodes,) by environment."""
+    """Returns of greedy episodes of at most this length, all in one batch: (episodes,) by environment."""
     if not environments:
         return {}
     seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes)  # not the data's
@@ -1308,7 +1308,7 @@ def evaluate(args, environments, length, policy, film):
         observations, returns, over = map(np.concatenate, zip(*answers))
         if step % 4 == 0 and step < 400:
             pictures.append(np.hstack(observations[shown, -1]))
-        if over.all():
+        if over.all() or step == length:
             break
         with torch.no_grad(), args.autocast():
             actions = policy(to_input(torch.from_numpy(observations), args)).float().cpu().numpy()
@@ -1474,7 +1474,7 @@ def main(args):
     start_process(args)
     data, labeled_data, eval_data = load_data(args)  # before the training, not after it
     environments = find_environments(args, labeled_data)
-    length = EPISODE_LENGTH // labeled_data.action_repeat
+    length = None if args.eval.env_id else EPISODE_LENGTH // labeled_data.action_repeat
     run = Run(args, labeled_data)
     lam = train_lam(args, data, "lam", run)
     if RANK == 0:
