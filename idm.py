@@ -473,13 +473,17 @@ FRAME_BYTES = IMG_HW * IMG_HW * 3
 class Dataset:
     """The trajectories of one or more HDF5 files. Frames stay in the files, mapped, or are copied to the GPU.
 
-    An index counts the frames of all trajectories. states: float32 (N, S); actions: float32 (N, A): those of
-    one task, the first file's or the given one; NaN in rows of others and of plain videos. The paper's files
-    hold unclipped means: actions of its tasks are clipped to [-1, 1], or not (--raw-actions). expert_actions:
-    the same without the noise of collect_data.py --action-noise. first, last, trajectory: int64 (N,), ends
-    and number of each frame's trajectory. shuffle: a fixed order of the
-    trajectories, whose beginnings are the label budgets. A file that is no dataset ends the script with one
-    line.
+    An index counts the frames of all trajectories, N of them. Arrays are those of one task, the first file's
+    or the given one; NaN in rows of other tasks and of plain videos:
+
+    states: float32 (N, S)
+    actions: float32 (N, A), of the paper's tasks clipped to [-1, 1] (its files hold unclipped means), or not
+        (--raw-actions)
+    expert_actions: float32 (N, A), without the noise of collect_data.py --action-noise
+    first, last, trajectory: int64 (N,), ends and number of each frame's trajectory
+    shuffle: a fixed order of the trajectories, whose beginnings are the label budgets
+
+    A file that is no dataset ends the script with one line.
     """
 
     def __init__(self, patterns, args, task=None, trajectories_per_file=None, data_device="disk"):
@@ -524,6 +528,7 @@ class Dataset:
     def read(self, file, number, limit):
         """Yields file, first byte and number of frames, return, and the arrays of each trajectory."""
         task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
+        # the paper's files and own ones name no world; ours of world 1 have a random_return
         world = file.attrs.get("world", 1 if "random_return" in file.attrs else WORLD)
         if world != WORLD:
             raise ValueError(f"it shows world {world}, not {WORLD}; collect_data.py collects it again")

@@ -25,14 +25,14 @@ TOO_LONG = {
     "idm.py": 10_200,
 }
 TOO_MANY_LINES = {
-    "lapo.py": 1_460,
-    "laom.py": 1_545,
-    "laom_supervised.py": 1_580,
-    "idm.py": 1_370,
+    "lapo.py": 1_465,
+    "laom.py": 1_550,
+    "laom_supervised.py": 1_581,
+    "idm.py": 1_372,
     "collect_data.py": 1_265,
-    "variants/lapo_vq.py": 1_510,
+    "variants/lapo_vq.py": 1_513,
     "variants/laom_fsq.py": 1_540,
-    "variants/masklam.py": 1_485,
+    "variants/masklam.py": 1_487,
 }
 METHODS = ("lapo.py", "laom.py", "laom_supervised.py", "idm.py", "bc.py")
 MAX_CHANGED = {
