@@ -243,7 +243,7 @@ def infer_some(args, network, data, trajectories):
 def infer_all(args, network, data, index):
     """What the network answers to (obs, next_obs) at every index: float32 (len(index), …)."""
     outputs = []
-    for chunk in index.split(512):
+    for chunk in Progress(index.split(512), "inference", unit="batch", delay=10, disable=RANK > 0):
         obs, next_obs = data.observe_pair(chunk)
         with args.autocast():
             outputs.append(network(obs, next_obs).float())

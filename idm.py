@@ -296,6 +296,7 @@ def train_actor(args, data, idm, stage, run):
         actor.compile()
 
     index = data.transitions(data.shuffle)
+    labels = infer_all(args, idm, data, index)
     updates_per_epoch = len(index) // cfg.batch_size
     total = cfg.num_epochs * updates_per_epoch
     warmup = cfg.warmup_epochs * updates_per_epoch
@@ -303,12 +304,11 @@ def train_actor(args, data, idm, stage, run):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
 
         batch = batch_at(index, cfg.batch_size, args.seed, step)
-        obs, next_obs = data.observe_pair(batch)
+        obs = data.observe(batch)
+        rows = to_device(torch.searchsorted(index, batch), args.device)
 
         with args.autocast():
-            with torch.no_grad():
-                label = idm(obs, next_obs).float()
-            loss = F.mse_loss(actor(obs).float(), label)
+            loss = F.mse_loss(actor(obs).float(), labels[rows])
 
         optim.zero_grad()
         loss.backward()
@@ -415,7 +415,7 @@ def effective_rank(z):
 def infer_all(args, network, data, index):
     """What the network answers to (obs, next_obs) at every index: float32 (len(index), …)."""
     outputs = []
-    for chunk in index.split(512):
+    for chunk in Progress(index.split(512), "inference", unit="batch", delay=10, disable=RANK > 0):
         obs, next_obs = data.observe_pair(chunk)
         with args.autocast():
             outputs.append(network(obs, next_obs).float())

@@ -351,9 +351,11 @@ def train_actor(args, data, lam, stage, run):
         actor.compile()
 
     index = data.transitions(data.shuffle)
-    some_latent_actions = infer_all(args, lam, data, index[:: len(index) // 4096 + 1])
-    mean = some_latent_actions.mean(0)
-    scale = some_latent_actions.var(0).mean().sqrt().clamp(min=1e-6)  # one number
+    z_bytes = 4 * args.lam.latent_action_dim * len(index)
+    infer_once = cfg.num_epochs > 1 and z_bytes < 2e9  # for all passes
+    latent_actions = infer_all(args, lam, data, index if infer_once else index[:: len(index) // 4096 + 1])
+    mean = latent_actions.mean(0)
+    scale = latent_actions.var(0).mean().sqrt().clamp(min=1e-6)  # one number
     updates_per_epoch = len(index) // cfg.batch_size
     total = cfg.num_epochs * updates_per_epoch
     warmup = cfg.warmup_epochs * updates_per_epoch
@@ -364,9 +366,13 @@ def train_actor(args, data, lam, stage, run):
         obs, next_obs = data.observe_pair(batch)
 
         with args.autocast():
-            with torch.no_grad():
-                latent_action = (lam(obs, next_obs) - mean) / scale
-            loss = F.mse_loss(actor(obs).float(), latent_action)
+            if infer_once:
+                rows = to_device(torch.searchsorted(index, batch), args.device)
+                latent_action = latent_actions[rows]
+            else:
+                with torch.no_grad():
+                    latent_action = lam(obs, next_obs)
+            loss = F.mse_loss(actor(obs).float(), (latent_action - mean) / scale)
 
         optim.zero_grad()
         loss.backward()
@@ -510,7 +516,7 @@ def effective_rank(z):
 def infer_all(args, network, data, index):
     """What the network answers to (obs, next_obs) at every index: float32 (len(index), …)."""
     outputs = []
-    for chunk in index.split(512):
+    for chunk in Progress(index.split(512), "inference", unit="batch", delay=10, disable=RANK > 0):
         obs, next_obs = data.observe_pair(chunk)
         with args.autocast():
             outputs.append(network(obs, next_obs).float())
