@@ -13,9 +13,8 @@ time inside the functions of PARTS: data (gather frames, make the networks' inpu
 backward, optimiser; the rest is losses, schedule, sampling and LAOM's slow copy. There every CUDA kernel is
 waited for where it is launched. FLOPs are those of convolutions and matrix products in the updates, forward
 and backward, counted by PyTorch; the ceiling is the best rate of a large matrix product, measured here before
-the stages. --sizes reference are those of the released code's figures printed beside ours: batch 256, encoder
-scale 1 with 1 residual block, heads 256, z 256, actor scale 2, 64 labelled, augmentation; they were measured
-on another machine of 2 cores.
+the stages. --sizes reference: batch 256, encoder scale 1 with 1 residual block, heads 256, z 256, actor scale
+2, 64 labelled, augmentation; docs/speed.md has what was measured at them beside the released code.
 
 large-file: repeats the trajectories of a file until there are so many bytes, and trains laom.py on them,
 batches drawn from all over the file, under RLIMIT_DATA: what the process itself allocates is limited, pages
@@ -75,13 +74,6 @@ STAGES = (
     "bc.bc",
 )
 WARM_UP = 3  # updates that are not timed
-RELEASED_CODE = {  # transitions/s, 2 cores, reference sizes
-    "lapo.lam": 399,
-    "laom.lam": 520,
-    "laom_supervised.lam": 378,
-    "laom.bc": 703,
-}
-RELEASED_EVALUATION = 32  # seconds per episode, on 2 cores
 TABLE_2 = {"lapo": 7.63, "laom": 6.72, "laom_supervised": 7.1, "bc": 1.17, "idm": 5.5}  # hours on an H100
 REFERENCE_FLAGS = {
     "lapo": ["--bc.encoder-scale", "2"],
@@ -108,7 +100,7 @@ class Train:
     """transitions/s of the training stages, where the time goes, and how much of the machine they use"""
 
     sizes: Literal["reference", "paper"] = "reference"
-    """of networks and batches: those of the released code's figures (see above), or Appendix F's"""
+    """of networks and batches: small ones for a CPU (see above), or Appendix F's"""
     stages: tuple[str, ...] = STAGES
     """script.stage of what to measure"""
     num_updates: int = 30
@@ -304,7 +296,7 @@ def measure_training(train: Train):
     ceiling = in_fresh_process(measure_ceiling, train)
     rates = f"{ceiling['bfloat16']:.0f} GFLOP/s in bfloat16, {ceiling['float32']:.0f} in float32"
     print(f"{ceiling['device']}: matrix product {rates}\n")
-    columns = f"{'stage':20} {'transitions/s':>13} {'released':>9} {'ratio':>6} {'of ceiling':>10}"
+    columns = f"{'stage':20} {'transitions/s':>13} {'of ceiling':>10}"
     columns += f" {'1st update':>10} {'memory':>8}"
     print(columns + "".join(f"{part:>13}" for part in [*PARTS, "rest"]))
     stages = {}
@@ -314,13 +306,8 @@ def measure_training(train: Train):
         speed = result["transitions_per_second"]
         ceiling_fraction = speed * result["gflop_per_transition"] / ceiling[result["dtype"]]
         result["ceiling_fraction"] = round(ceiling_fraction, 3)
-        comparable = train.sizes == "reference" and ceiling["device"].endswith("cores")
-        if comparable and stage in RELEASED_CODE:
-            result["released_code"] = RELEASED_CODE[stage]
-            result["ratio"] = round(speed / RELEASED_CODE[stage], 2)
         stages[stage] = result
-        row = f"{stage:20} {speed:13.0f} {result.get('released_code', ''):>9} {result.get('ratio', ''):>6}"
-        row += f" {ceiling_fraction:>10.0%} {result['first_update_seconds']:>8.1f} s"
+        row = f"{stage:20} {speed:13.0f} {ceiling_fraction:>10.0%} {result['first_update_seconds']:>8.1f} s"
         row += f" {result['peak_memory_gb']:>5.1f} GB"
         print(row + "".join(f"{share:>13.0%}" for share in result["shares"].values()), flush=True)
     report = {"what": "train", "sizes": train.sizes, "ceiling_gflops": ceiling, "stages": stages}
@@ -328,11 +315,7 @@ def measure_training(train: Train):
         result = in_fresh_process(measure_evaluation, train)
         report["evaluation"] = result
         per_episode = result["seconds"] / result["episodes"]
-        print(
-            f"\nevaluation: {result['episodes']} episodes in {result['seconds']:.0f} s, {per_episode:.2f} s "
-            f"each; the released code, one by one: {RELEASED_EVALUATION} s each on 2 cores, "
-            f"{RELEASED_EVALUATION / per_episode:.1f} ×"
-        )
+        print(f"\nevaluation: {result['episodes']} episodes, {per_episode:.2f} s each")
     if train.sizes == "paper" and set(STAGES) <= set(stages):
         report["hours"] = print_hours(stages)
     print(json.dumps(report))
