@@ -141,11 +141,12 @@ class Args:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16")
 
 
-SMALL = {"batch_size": 256, "warmup_epochs": 0.5, "encoder_scale": 1, "encoder_num_res_blocks": 1}
+SMALL = {"batch_size": 64, "warmup_epochs": 0.5, "encoder_num_res_blocks": 1}
 DEMO = Args(
+    data=("data/cheetah-run__scale_easy_video_hard__repeat4__noise0.6__train.hdf5",),
     num_labeled_trajectories=(2, 8),
-    idm=IDMArgs(**SMALL, num_updates=300, learning_rate=1e-3, act_head_dim=256),
-    bc=BCArgs(**SMALL, num_epochs=8, learning_rate=4e-3),
+    idm=IDMArgs(**SMALL, num_updates=1000, learning_rate=1e-3, encoder_scale=1, act_head_dim=256),
+    bc=BCArgs(**SMALL, num_epochs=6, learning_rate=2e-3, encoder_scale=2),
 )
 PRESETS = {
     "paper": (f"Appendix F to the letter (default; the other preset is demo)\n\n{__doc__}", Args()),

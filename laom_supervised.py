@@ -164,21 +164,23 @@ class Args:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16")
 
 
-SMALL = {"batch_size": 256, "warmup_epochs": 0.5, "encoder_scale": 1, "encoder_num_res_blocks": 1}
+SMALL = {"batch_size": 64, "warmup_epochs": 0.5, "encoder_num_res_blocks": 1}
 DEMO = Args(
+    data=("data/cheetah-run__scale_easy_video_hard__repeat4__noise0.6__train.hdf5",),
     num_labeled_trajectories=(8,),
     lam=LAMArgs(
         **SMALL,
-        num_epochs=7,
+        num_epochs=6,
         labeled_batch_size=64,
-        labeled_loss_coef=0.0011,  # with Var(a) = 0.39 the weight of the MSE is 0.1
         learning_rate=1e-3,
+        encoder_scale=1,
+        future_obs_offset=3,  # the paper's 10 steps at 4 steps an action
         latent_action_dim=256,
         act_head_dim=256,
         obs_head_dim=256,
         use_aug=False,
     ),
-    bc=BCArgs(**SMALL, num_epochs=8, learning_rate=4e-3),
+    bc=BCArgs(**SMALL, num_epochs=6, learning_rate=2e-3, encoder_scale=2),
     decoder=DecoderArgs(num_updates=1000),
 )
 PRESETS = {

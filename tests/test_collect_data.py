@@ -346,12 +346,13 @@ def test_noise_and_action_repeat(collect, tmp_path):
 
 
 def test_the_expert_of_an_action_repeat():
-    """The repository's own for this repeat if there is one, else the one that decides at every step."""
+    """PPO's for this repeat if there is one, else the one that decides at every step."""
     paths = [
         collect_data.find_expert(collect_data.Args(action_repeat=repeat), "cheetah-run")
         for repeat in (1, 4, 5)
     ]
-    assert [path.name for path in paths] == ["cheetah-run.npz", "cheetah-run__repeat4.npz", "cheetah-run.npz"]
+    names = ["cheetah-run.npz", "cheetah-run__repeat4__ppo.npz", "cheetah-run.npz"]
+    assert [path.name for path in paths] == names
     assert all(path.exists() for path in paths)
 
 

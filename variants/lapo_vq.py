@@ -145,11 +145,12 @@ class Args:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16")
 
 
-SMALL = {"batch_size": 256, "warmup_epochs": 0.5, "encoder_scale": 1, "encoder_num_res_blocks": 1}
+SMALL = {"batch_size": 64, "warmup_epochs": 0.5, "encoder_num_res_blocks": 1}
 DEMO = Args(
+    data=("data/cheetah-run__scale_easy_video_hard__repeat4__noise0.6__train.hdf5",),
     num_labeled_trajectories=(2, 8),
-    lam=LAMArgs(**SMALL, num_epochs=7, learning_rate=1e-3),
-    bc=BCArgs(**SMALL, num_epochs=8, learning_rate=4e-3),
+    lam=LAMArgs(**SMALL, num_epochs=6, learning_rate=1e-3, encoder_scale=1),
+    bc=BCArgs(**SMALL, num_epochs=6, learning_rate=2e-3, encoder_scale=2),
     decoder=DecoderArgs(num_updates=1000),
 )
 PRESETS = {
