@@ -757,7 +757,8 @@ class Args:
             result["OMP_NUM_THREADS"] = str(self.cores)
         if self.gpus:
             ours = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
-            result["CUDA_VISIBLE_DEVICES"] = ours.split(",")[place % self.gpus]
+            devices = ours.split(",")[: self.gpus]
+            result["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
         return result
 
 
@@ -765,15 +766,20 @@ def collect_data(commands: dict[str, list[str]], logs: Path) -> list[str]:
     """Makes the datasets; says which failed. Another benchmark may be at it: its files are waited for."""
     failed = []
     for file, command in commands.items():
-        while (log := claim(logs / "data.log")) is None and not STOPPED:
+        log = claim(logs / "data.log")
+        if log is None:
+            print("# another process collects data, which is waited for", flush=True)
+        while log is None and not STOPPED:
             time.sleep(1)
+            log = claim(logs / "data.log")
         if STOPPED:
             break
         with log:
             if is_collected(file):
                 continue
-            print(f"\n# data: {file}\n{shell_line(command)}", flush=True)
-            if not execute(command) and not STOPPED:
+            print(f"\n# data: {file}", flush=True)
+            announce(command, log)
+            if not execute(command):
                 failed.append(f"data: {file}")
     return failed
 
@@ -834,12 +840,17 @@ def run_side_by_side(jobs: list[Job], known: dict[str, dict], args: Args) -> lis
         say(f"\n# {number} of {len(jobs)}, {job.before}: {job}")
         job.state = "runs"
         job.began = time.time()
-        failure = do(job, known[job.name], place, args)
-        places.put(place)
+        try:
+            failure = do(job, known[job.name], place, args)
+        finally:
+            places.put(place)
         job.seconds += time.time() - job.began
-        if job.state == "runs":
-            job.state = "failed" if failure else "finished"
-        return None if STOPPED else failure
+        if STOPPED or job.state == "elsewhere":
+            return None
+        job.state = "failed" if failure else "finished"
+        if failure:
+            say(f"# failed: {failure}")
+        return failure
 
     with concurrent.futures.ThreadPoolExecutor(args.side_by_side) as pool:
         futures = []
