@@ -777,14 +777,13 @@ def collect_data(commands: dict[str, list[str]], logs: Path) -> list[str]:
         with log:
             if is_collected(file):
                 continue
-            print(f"\n# data: {file}", flush=True)
-            announce(command, log)
+            announce(f"# data: {file}", command, log)
             if not execute(command):
                 failed.append(f"data: {file}")
     return failed
 
 
-def do(job: Job, wanted: dict, place: int, args: Args) -> str | None:
+def do(job: Job, wanted: dict, title: str, place: int, args: Args) -> str | None:
     """Trains what has not finished, then measures what is not measured; in words what failed, if it did."""
     log = claim(job.log)
     if log is None:
@@ -800,7 +799,7 @@ def do(job: Job, wanted: dict, place: int, args: Args) -> str | None:
             if absent:
                 return f"{job}: {absent[0]} is missing"
             command = train_command(job, folder)
-            announce(command, log)
+            announce(title, command, log)
             succeeded = execute(command, **place)
             folder, finished = find_run(job, wanted)
             if folder:
@@ -809,16 +808,17 @@ def do(job: Job, wanted: dict, place: int, args: Args) -> str | None:
                 return f"{job}{says}"
         command = measure_command(job, folder)
         if command and not STOPPED:
-            announce(command, log)
+            announce(title, command, log)
             if not execute(command, **place):
                 return f"{job}: {shlex.join(command)}{says}"
     return None
 
 
-def announce(command: list[str], log: IO):
+def announce(title: str, command: list[str], log: IO):
     """Says what is called, on the screen and in a log."""
-    say(shell_line(command))
-    print(f"# {datetime.datetime.now():%Y-%m-%d %H:%M:%S} {shell_line(command)}", file=log, flush=True)
+    line = shell_line(command)
+    say(f"\n{title}\n{line}")
+    print(f"# {datetime.datetime.now():%Y-%m-%d %H:%M:%S} {line}", file=log, flush=True)
 
 
 def say(text: str):
@@ -837,11 +837,11 @@ def run_side_by_side(jobs: list[Job], known: dict[str, dict], args: Args) -> lis
         if STOPPED:
             return None
         place = places.get()
-        say(f"\n# {number} of {len(jobs)}, {job.before}: {job}")
         job.state = "runs"
         job.began = time.time()
         try:
-            failure = do(job, known[job.name], place, args)
+            title = f"# {number} of {len(jobs)}, {job.before}: {job}"
+            failure = do(job, known[job.name], title, place, args)
         finally:
             places.put(place)
         job.seconds += time.time() - job.began
@@ -859,6 +859,7 @@ def run_side_by_side(jobs: list[Job], known: dict[str, dict], args: Args) -> lis
                 futures.append(pool.submit(work, number, job))
         bar = Progress(
             total=len(jobs),
+            initial=len(jobs) - len(futures),
             bar_format="{bar:10} {n_fmt} of {total_fmt} runs{postfix}",
             disable=args.side_by_side == 1,  # then the run's own is on the screen
         )
@@ -880,7 +881,9 @@ def describe_progress(jobs: list[Job], side_by_side: int) -> str:
     if running:
         words.append(" + ".join(running))
     seconds = seconds_left(jobs, side_by_side)
-    words.append("time left unknown" if seconds is None else f"about {seconds / 3600:.1f} h left")
+    minutes = round((seconds or 0) / 60)
+    left = f"about {minutes // 60} h {minutes % 60} min left"
+    words.append("time left unknown" if seconds is None else left)
     return ", ".join(words)
 
 

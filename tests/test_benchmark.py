@@ -517,12 +517,11 @@ def test_minutes_stop_behind_checkpoints(prepared, tiny, monkeypatch, capsys):
     )
     script = SIDE_BY_SIDE.replace("time.sleep(0.7)", stopping + "time.sleep(0.5 if seed == 0 else 60)")
     (tiny / "bc.py").write_text(script)
-    arguments = benchmark.Args(("table_3",), runs=Path("runs"), jobs=2, minutes=4 / 60, export=tiny / "out")
+    arguments = benchmark.Args(("table_3",), runs=Path("runs"), jobs=2, minutes=0.05, export=tiny / "out")
     with pytest.raises(SystemExit) as end:
         benchmark.main(arguments)
     assert (
-        end.value.code == 3
-        and "0.0666667 minutes are over; the same command continues" in capsys.readouterr().out
+        end.value.code == 3 and "0.05 minutes are over; the same command continues" in capsys.readouterr().out
     )
     assert {path.parent.name for path in tiny.glob("out/demo/cheetah-run/*/seed0")} == {"bc", f"bc__{CLEAN}"}
     logs = {path.name: path.read_text() for path in tiny.glob("runs/demo/logs/bc*__1.log")}
