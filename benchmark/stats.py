@@ -400,7 +400,7 @@ CLAIMS = [
 
 def claim_sample(bench: Benchmark, claim: Claim, runs: list[Run], videos: str) -> Sample:
     """What the claim compares, of one side's runs."""
-    most_labels = bench.scale.budgets[-1]
+    most_labels = bench.scale.most_labels
     if claim.measure == "return":
         return bench.scores(runs, most_labels, videos)
     if claim.measure == "probe":
@@ -437,7 +437,7 @@ def claim_row(bench: Benchmark, claim: Claim) -> list[str] | None:
     words = {
         "probe": "probe errors",
         "labelled": "errors of what labels taught",
-        "return": f"scores, {bench.scale.budgets[-1]} labelled",
+        "return": f"scores, {bench.scale.most_labels} labelled",
     }
     label = " / ".join(name.replace(f"__{CLEAN}", " without distractors") for name in names)
     return [
