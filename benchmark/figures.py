@@ -112,7 +112,7 @@ def draw_summary(bench: Benchmark, name: str):
     about = benchmark.list_figures(bench.scale)[name]
     difficulty = DISTRACTORS if about.distractors else CLEAN
     methods = about.distractors or about.clean
-    most_labels = bench.most_labels
+    most_labels = bench.scale.most_labels
     samples = {method: bench.scores(bench.find(method, difficulty), most_labels) for method in methods}
     methods = [method for method in methods if method not in bench.scale.variants or samples[method]]
     figure, (ax,) = begin(bench, name, width=len(methods))
@@ -247,7 +247,7 @@ def draw_unseen(bench: Benchmark, name: str):
 def draw_small_z(bench: Benchmark, name: str):
     """Figures 9b and 9c: probe error and score by the size of z."""
     figure, (probe_ax, return_ax) = begin(bench, name, 2)
-    most_labels = bench.most_labels
+    most_labels = bench.scale.most_labels
     sizes = set()
     for shift, run_name in ((-0.08, "laom"), (0.08, "laom_supervised")):
         color, label = COLORS[run_name], LABELS[run_name]
@@ -436,7 +436,7 @@ def describe(bench: Benchmark, name: str, about: benchmark.Figure) -> str:
     if has_laom and not bench.scale.laom_augments and name != "figure_06":
         words.append("LAOM without augmentation")
     if name == "measures_and_returns":
-        words += [f"{bench.most_labels} labelled", "right is better", "ρ is the rank correlation"]
+        words += [f"{bench.scale.most_labels} labelled", "right is better", "ρ is the rank correlation"]
     missing = bench.missing(about)
     if missing:
         words.append(f"not run: {missing}")

@@ -174,7 +174,7 @@ def overviews(bench: Benchmark) -> dict[str, Rows]:
 
 def claim_rows(bench: Benchmark) -> Rows:
     """Each claim by each of its measures, where its runs are there."""
-    header = ["the paper's claim", f"ratio of, {bench.most_labels} labelled", "holds if", "n"]
+    header = ["the paper's claim", f"ratio of, {bench.scale.most_labels} labelled", "holds if", "n"]
     rows = [[*header, "task: seeds", "seen videos", "unseen videos", "verdict", "paper"]]
     for claim in CLAIMS:
         for measure in claim.measures:
@@ -215,7 +215,7 @@ def correlation_rows(bench: Benchmark) -> Rows:
     """Each measure's rank correlation with the return in each task, and its mean over tasks."""
     bench = bench.only(benchmark.list_figures(bench.scale)["measures_and_returns"])
     tasks = [task for task in ALL_TASKS if any(run.task == task for run in bench.runs.values())]
-    header = [f"measure, {bench.most_labels} labelled", "better is"]
+    header = [f"measure, {bench.scale.most_labels} labelled", "better is"]
     for task in tasks:
         header += [task, "n"]
     rows = [[*header, "mean of tasks"]]

@@ -2,49 +2,61 @@
 
     python benchmark/run.py figure_08 --scale demo           # collects missing data, runs what Figure 8 needs
     python benchmark/run.py figure_01 table_3 --scale mini   # figures share runs: each is done once
+    python benchmark/run.py night --scale mini --jobs 2      # the grid of one night, two runs side by side
+    python benchmark/run.py all --scale paper --gpus 8       # eight side by side, a GPU each
     python benchmark/run.py all --scale paper --dry-run      # prints the commands, one a line, and runs none
     python benchmark/run.py all --scale mini --tasks walker-run --seeds 0
+    python benchmark/run.py figure_01 --scale gpu --minutes 9 --export results    # what is done of it by then
     python benchmark/run.py --script laom_cosine.py --like laom --scale mini    # a script of your own, alone
     python benchmark/plot.py --scale mini                    # draws what is finished
 
-SCALES, list_runs and list_figures below are the whole benchmark; `figure_09` means every entry that begins
-with it. Given again, a command skips finished runs, continues begun ones from their checkpoints with the
-run's own copy of the script, and starts the rest; Ctrl-C or SIGTERM stops it behind a checkpoint. After each
-run of a LAM or an IDM, benchmark/measure.py measures it. A run that fails does not stop the others: the end
-lists what failed, and the exit status is 1.
+SCALES, list_runs, list_figures and list_night below are the whole benchmark; `figure_09` means every entry
+that begins with it. Given again, a command skips finished runs, continues begun ones from their checkpoints
+with the run's own copy of the script, and starts the rest; Ctrl-C, SIGTERM or the end of --minutes (exit
+status 3) stops it behind checkpoints. Several at once leave each other's runs alone. After each run of a LAM
+or an IDM, benchmark/measure.py measures it. A run that fails does not stop the others: the end lists what
+failed, and the exit status is 1.
 
 A variant, any script by its path, gets the sizes of the method that --like names, at every scale. With
 figures it runs beside their methods, where the method that it is like does; plot.py then shows it under its
 own name.
 
 Files: --runs/<scale>/<name>[__vanilla]/<run>/, what the scripts and measure.py write, and wall_clock.json:
-seconds of each session, machine, date, and of a variant its script and what it is like.
+seconds and cores of each session, machine, date, and of a variant its script and what it is like.
+--runs/<scale>/logs/: what was called when, and of runs side by side what they said.
+--export/<scale>/<task>/<name>[__vanilla]/seed<n>/: of each finished run what is small.
 """
 
+import concurrent.futures
 import dataclasses
 import datetime
 import functools
 import importlib.util
 import itertools
 import json
+import operator
 import os
 import platform
+import queue
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 import h5py
 import tyro
+from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from collect_data import WORLD  # noqa: E402 it lies a folder up
+from collect_data import WORLD, Progress, lock_file  # noqa: E402 it lies a folder up
 
 DISTRACTORS = "scale_easy_video_hard"
 CLEAN = "vanilla"
@@ -57,22 +69,33 @@ METHODS = ["bc", "idm", "lapo", "laom", "laom_supervised"]
 @dataclass
 class Scale:
     data: Path  # folder of the datasets
+    action_repeat: int  # simulation steps of an action
+    action_noise: float  # standard deviation of what is added to the expert's actions
     num_trajectories: int  # in a training file
     num_eval_trajectories: int  # in an evaluation file
     tasks: tuple[str, ...]
     other_tasks: tuple[str, ...]  # cross-embodied pre-training is on these, without the task itself
     trajectories_per_file: int  # of each of them
     seeds: tuple[int, ...]
-    budgets: tuple[int, ...]  # labelled trajectories
+    budgets: tuple[int, ...]  # labelled trajectories; each costs BC a policy, LAPO and LAOM a decoder
+    costly_budgets: tuple[int, ...]  # of methods that learn an IDM or a LAM, and a policy, anew for each
+    future_obs_offset: int  # K of LAPO and LAOM, which Figure 11 also gives to an IDM
     original_dim: int  # size of the original LAPO's z
     smaller_dims: tuple[int, ...]  # sizes of z in Figures 9 and 12, beside the method's own
     laom_augments: bool  # whether LAOM augments unless a flag says otherwise
     methods: dict[str, str]  # method or variant → its script, preset and what differs from the preset
     variants: dict[str, str] = dataclasses.field(default_factory=dict)  # variant → method that it is like
 
+    @property
+    def most_labels(self) -> int:
+        """The largest budget that all methods have."""
+        return self.costly_budgets[-1]
+
 
 PAPER = Scale(
     data=Path("data/paper"),
+    action_repeat=1,
+    action_noise=0,
     num_trajectories=5000,
     num_eval_trajectories=50,
     tasks=ALL_TASKS,
@@ -80,6 +103,8 @@ PAPER = Scale(
     trajectories_per_file=1666,
     seeds=(0, 1, 2),
     budgets=(2, 4, 8, 16, 32, 64, 128),
+    costly_budgets=(2, 4, 8, 16, 32, 64, 128),
+    future_obs_offset=10,
     original_dim=128,
     smaller_dims=(64, 256, 1024),  # Section 5 names 64 and 8192; those between are ours
     laom_augments=True,
@@ -94,13 +119,17 @@ PAPER = Scale(
 
 DEMO = Scale(
     data=Path("data"),
-    num_trajectories=24,
+    action_repeat=4,
+    action_noise=0.4,
+    num_trajectories=32,
     num_eval_trajectories=8,
     tasks=("cheetah-run",),
     other_tasks=("walker-run", "hopper-hop"),
-    trajectories_per_file=12,
+    trajectories_per_file=16,
     seeds=(0,),
     budgets=(2, 8),
+    costly_budgets=(2, 8),
+    future_obs_offset=3,
     original_dim=32,
     smaller_dims=(16, 64),
     laom_augments=False,
@@ -113,22 +142,24 @@ DEMO = Scale(
     },
 )
 
-# The demo's networks on 64 trajectories, 8,000 updates of a LAM; a seed and kind of data takes 2.2 hours of
-# one core. Two lessons of the trials: four times as many updates of 64 came much nearer to predicting no
-# change than updates of 256 at the same cost; and augmentation left next to nothing of the action in LAOM's
-# z, a faster or slower target did not put it before LAPO, nor did a wider actor show larger returns.
-MINI_LAM = "--lam.num-epochs 8 --lam.batch-size 64 --lam.learning-rate 5e-4"
+# Two cores and a night: the demo's networks on 256 trajectories. K is 3, which are 12 simulation steps, where
+# the paper's 10 are 10: with 40 a LAM of this size does not begin to predict.
+MINI_LAM = "--lam.num-epochs 8 --lam.batch-size 64 --lam.learning-rate 5e-4 --lam.future-obs-offset 3"
 MINI_BC = "--bc.num-epochs 4 --bc.batch-size 64 --bc.learning-rate 2e-3 --eval.num-episodes 10"
 MINI_IDM = "--idm.num-updates 4000 --idm.batch-size 64 --idm.learning-rate 5e-4"
 MINI = Scale(
     data=Path("data/mini"),
-    num_trajectories=64,
-    num_eval_trajectories=8,
-    tasks=("cheetah-run",),
-    other_tasks=("walker-run", "hopper-hop"),
-    trajectories_per_file=32,
+    action_repeat=4,
+    action_noise=0.4,
+    num_trajectories=256,
+    num_eval_trajectories=16,
+    tasks=("cheetah-run", "walker-run"),
+    other_tasks=("cheetah-run", "walker-run", "hopper-hop"),
+    trajectories_per_file=128,
     seeds=(0, 1, 2),
-    budgets=(8,),
+    budgets=(2, 8, 32),
+    costly_budgets=(8,),
+    future_obs_offset=3,
     original_dim=32,
     smaller_dims=(16, 64),
     laom_augments=False,
@@ -141,7 +172,39 @@ MINI = Scale(
     },
 )
 
-SCALES = {"paper": PAPER, "demo": DEMO, "mini": MINI}
+# A quarter of an hour of one H100, where the scripts take bfloat16 and torch.compile: the paper's networks at
+# half (LAM) and a quarter (actor) of their width, on a tenth of its trajectories.
+GPU_LAM = "--lam.encoder-scale 3 --lam.latent-action-dim 1024 --lam.future-obs-offset 3"
+GPU_LAM += " --lam.batch-size 256 --lam.learning-rate 3e-4 --lam.warmup-epochs 1"
+GPU_BC = "--bc.encoder-scale 8 --bc.num-epochs 5 --bc.batch-size 256 --bc.learning-rate 1e-3"
+GPU_BC += " --eval.num-episodes 10 --checkpoint-minutes 2"
+GPU_IDM = "--idm.encoder-scale 3 --idm.num-updates 4000 --idm.batch-size 256 --idm.learning-rate 3e-4"
+GPU = Scale(
+    data=Path("data/gpu"),
+    action_repeat=4,
+    action_noise=0.4,
+    num_trajectories=500,
+    num_eval_trajectories=16,
+    tasks=("cheetah-run",),
+    other_tasks=("walker-run", "hopper-hop"),
+    trajectories_per_file=250,
+    seeds=(0,),
+    budgets=(8,),
+    costly_budgets=(8,),
+    future_obs_offset=3,
+    original_dim=128,
+    smaller_dims=(64, 256),
+    laom_augments=True,
+    methods={
+        "bc": f"bc.py paper --bc.num-updates 2000 {GPU_BC}",
+        "idm": f"idm.py paper {GPU_IDM} {GPU_BC}",
+        "lapo": f"lapo.py paper {GPU_LAM} {GPU_BC}",
+        "laom": f"laom.py paper {GPU_LAM} {GPU_BC}",
+        "laom_supervised": f"laom_supervised.py paper {GPU_LAM} {GPU_BC}",
+    },
+)
+
+SCALES = {"paper": PAPER, "demo": DEMO, "mini": MINI, "gpu": GPU}
 
 
 def with_variant(scale: Scale, script: str, like: str) -> Scale:
@@ -165,7 +228,7 @@ def list_runs(scale: Scale, task: str | None = None, difficulty: str = DISTRACTO
     others = " ".join(data_file(scale, other, difficulty) for other in scale.other_tasks if other != task)
     budgets = " ".join(map(str, scale.budgets))
     labels = f"--num-labeled-trajectories {budgets}"
-    fewest_labels, most_labels = scale.budgets[0], scale.budgets[-1]
+    costly_labels = f"--num-labeled-trajectories {' '.join(map(str, scale.costly_budgets))}"
 
     bc = f"{scale.methods['bc']} --data {own}"
     idm = f"{scale.methods['idm']} --data {own}"
@@ -174,42 +237,43 @@ def list_runs(scale: Scale, task: str | None = None, difficulty: str = DISTRACTO
     supervised = f"{scale.methods['laom_supervised']} --data {own}"
     runs = {
         "bc": f"{bc} --num-labeled-trajectories all {budgets}",
-        "idm": f"{idm} {labels}",
+        "idm": f"{idm} {costly_labels}",
         "lapo": f"{lapo} {labels}",
         "laom": f"{laom} {labels}",
-        "laom_supervised": f"{supervised} {labels}",
+        "laom_supervised": f"{supervised} {costly_labels}",
         "laom_fsq": f"variants/laom_fsq.py {laom.partition(' ')[2]} {labels}",
-        "idm_multi_step": f"{idm} {labels} --idm.future-obs-offset 10",
+        "idm_multi_step": f"{idm} {costly_labels} --idm.future-obs-offset {scale.future_obs_offset}",
     }
 
     # Figures 5 and 6 need the latent actions alone: the policy stays untrained, its returns are no result.
-    no_policy = f"--num-labeled-trajectories {fewest_labels}"
+    no_policy = f"--num-labeled-trajectories {scale.budgets[0]}"
     no_policy += " --bc.num-epochs 0 --decoder.num-updates 1 --eval.num-episodes 1"
     small_lapo = f"{lapo} --lam.latent-action-dim {scale.original_dim} {no_policy}"
+    original = f"{small_lapo} --lam.future-obs-offset 1"
     runs |= {
-        "lapo_original": f"{small_lapo} --lam.future-obs-offset 1",
-        "lapo_original_vq": f"variants/lapo_vq.py {small_lapo.partition(' ')[2]}",
-        "lapo_original_fsq": f"{small_lapo} --lam.future-obs-offset 1 --lam.quantizer fsq",
+        "lapo_original": original,
+        "lapo_original_vq": f"variants/lapo_vq.py {original.partition(' ')[2]}",
+        "lapo_original_fsq": f"{original} --lam.quantizer fsq",
         "lapo_multi_step": small_lapo,
     }
     # One of these two is the scale's laom, and done once.
     runs |= {
         "laom_no_aug": f"{laom} {no_policy if scale.laom_augments else labels} --lam.no-use-aug",
-        "laom_aug": f"{laom} {labels} --lam.use-aug",
+        "laom_aug": f"{laom} {labels if scale.laom_augments else no_policy} --lam.use-aug",
     }
 
     # Figures 10 and 14: the LAM and the actor learn from other tasks' videos, the labels are of this task.
     cross = f"--data {others} --trajectories-per-file {scale.trajectories_per_file}"
-    cross += f" --labeled-data {own} {labels}"
+    cross += f" --labeled-data {own}"
     runs |= {
-        "lapo_cross": f"{scale.methods['lapo']} {cross}",
-        "laom_cross": f"{scale.methods['laom']} {cross}",
-        "laom_supervised_cross": f"{scale.methods['laom_supervised']} {cross}",
+        "lapo_cross": f"{scale.methods['lapo']} {cross} {labels}",
+        "laom_cross": f"{scale.methods['laom']} {cross} {labels}",
+        "laom_supervised_cross": f"{scale.methods['laom_supervised']} {cross} {costly_labels}",
     }
 
     # Figures 9 and 12: Section 5 has 128 labelled trajectories, the most of Figure 8.
     for dim in scale.smaller_dims:
-        small = f"--num-labeled-trajectories {most_labels} --lam.latent-action-dim {dim}"
+        small = f"--num-labeled-trajectories {scale.most_labels} --lam.latent-action-dim {dim}"
         runs[f"laom_{dim}"] = f"{laom} {small}"
         runs[f"laom_supervised_{dim}"] = f"{supervised} {small}"
 
@@ -219,12 +283,19 @@ def list_runs(scale: Scale, task: str | None = None, difficulty: str = DISTRACTO
 
 
 def data_file(scale: Scale, task: str, difficulty: str, split: str = "train") -> str:
-    return f"{scale.data}/{task}__{difficulty}__{split}.hdf5"
+    """As collect_data.py calls it."""
+    name = f"{task}__{difficulty}"
+    if scale.action_repeat > 1:
+        name += f"__repeat{scale.action_repeat}"
+    if scale.action_noise > 0:
+        name += f"__noise{scale.action_noise}"
+    return f"{scale.data}/{name}__{split}.hdf5"
 
 
 def twin_file(scale: Scale, task: str) -> str:
     """The evaluation trajectories without distractors (collect_data.py --rerender)."""
-    return f"{scale.data}/twins/{task}__{CLEAN}__val.hdf5"
+    folder = dataclasses.replace(scale, data=scale.data / "twins")
+    return data_file(folder, task, CLEAN, "val")
 
 
 # ---- Figures: which runs each needs, on all tasks and seeds of the scale ----------------------------------
@@ -237,6 +308,8 @@ class Figure:
     clean: list[str] = dataclasses.field(default_factory=list)  # and without
     task: str | None = None  # where the paper takes a single task (a scale without it takes its own)
     seeds: tuple[int, ...] = ()  # fewer than the scale's
+    tasks: tuple[str, ...] = ()  # of a part of the night, which has its own tasks and seeds
+    part: int = 0  # of the night: the first part runs first
     per_task: bool = False  # a panel for each task; the others are means over tasks
     reconstruct: bool = False  # draw what the embedding holds, where the most labels have trained it
     data: bool = False  # needs the datasets, whatever the runs
@@ -279,14 +352,51 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
         "table_3": Figure("BC on all labels", ["bc"], ["bc"]),
         "table_4": Figure("numbers of parameters"),
     }
+    return place_variants(scale, figures)
+
+
+def list_night(scale: Scale) -> dict[str, Figure]:
+    """What a machine does in one night, in the order in which it decides something."""
+    first_task, other_tasks = scale.tasks[:1], scale.tasks[1:]
+    first_seed, other_seeds = scale.seeds[:1], scale.seeds[1:]
+    latent_actions = ["lapo_original", "lapo_multi_step", "lapo", "laom_no_aug", "laom_aug"]  # Figure 6
+    latent_actions += ["lapo_original_fsq"]  # Figure 5
+    smallest = scale.smaller_dims[0]
+    once = ["lapo_original_vq", f"laom_{smallest}", f"laom_supervised_{smallest}"]
+    parts = {
+        "night_1": Figure("all methods with distractors", METHODS, tasks=first_task, seeds=first_seed),
+        "night_2": Figure(
+            "all methods without; changes to LAPO's and LAOM's latent actions",
+            [*latent_actions, *once],
+            METHODS,
+            tasks=first_task,
+            seeds=first_seed,
+        ),
+        "night_3": Figure("all methods on the other tasks", METHODS, tasks=other_tasks, seeds=first_seed),
+        "night_4": Figure("all methods with the other seeds", METHODS, tasks=scale.tasks, seeds=other_seeds),
+        "night_5": Figure(
+            "LAPO and LAOM without distractors, changes, with the other seeds",
+            latent_actions,
+            ["lapo", "laom"],
+            tasks=first_task,
+            seeds=other_seeds,
+        ),
+    }
+    for number, part in enumerate(parts.values(), 1):
+        part.part = number
+    return place_variants(scale, parts)
+
+
+def place_variants(scale: Scale, figures: dict[str, Figure]) -> dict[str, Figure]:
+    """The figures with variants in them, where a figure compares methods."""
     for figure in figures.values():
-        figure.distractors = place_variants(scale, figure.distractors)
-        figure.clean = place_variants(scale, figure.clean)
+        figure.distractors = with_variants(scale, figure.distractors)
+        figure.clean = with_variants(scale, figure.clean)
     return figures
 
 
-def place_variants(scale: Scale, names: list[str]) -> list[str]:
-    """The names of a figure's runs; where it compares methods, variants behind the method they are like."""
+def with_variants(scale: Scale, names: list[str]) -> list[str]:
+    """Variants behind the method they are like, if all names are methods."""
     if not set(names) <= set(METHODS):
         return names
     result = []
@@ -295,9 +405,14 @@ def place_variants(scale: Scale, names: list[str]) -> list[str]:
     return result
 
 
-def choose_figures(scale: Scale, words: tuple[str, ...]) -> dict[str, Figure]:
-    """The figures and tables whose names begin with one of the words; all of them for "all"."""
+def choose_figures(scale: Scale, words: tuple[str, ...], night: bool = False) -> dict[str, Figure]:
+    """The figures and tables whose names begin with one of the words; all of them for "all".
+
+    night: its parts, too.
+    """
     figures = list_figures(scale)
+    if night:
+        figures |= list_night(scale)
     beginnings = tuple("" if word == "all" else word for word in words)
     for word, beginning in zip(words, beginnings):
         if not any(name.startswith(beginning) for name in figures):
@@ -320,6 +435,11 @@ class Job:
     command: list[str]  # script, preset, flags
     twin: str | None  # what to measure its LAM or IDM on besides
     reconstruct: bool = False
+    part: int = 0  # of the night
+    before: Literal["finished", "continues", "starts"] = "starts"  # how we have found it
+    state: Literal["waits", "runs", "finished", "failed", "elsewhere"] = "waits"
+    seconds: float = 0  # of all sessions that have ended
+    began: float = 0  # when the running session began, seconds
 
     def __str__(self):
         kind = "distractors" if self.difficulty == DISTRACTORS else "no distractors"
@@ -328,6 +448,16 @@ class Job:
     @property
     def script(self) -> str:
         return self.command[0]
+
+    @property
+    def folder(self) -> Path:
+        """Where its runs lie."""
+        (runs,) = values(self.command, "--runs")
+        return Path(runs)
+
+    @property
+    def log(self) -> Path:
+        return self.folder.parent / "logs" / f"{self.folder.name}__{self.task}__{self.seed}.log"
 
     @property
     def files(self) -> list[str]:
@@ -352,16 +482,25 @@ def make_jobs(
     known = identities(scale)
     jobs = {}
     for figure in figures.values():
-        own_tasks = (figure.task,) if figure.task in scale.tasks else scale.tasks
         for name, difficulty in figure.runs:
             first_name = next(other for other in known if known[other] == known[name])
-            for task, seed in itertools.product(tasks or own_tasks, seeds or figure.seeds or scale.seeds):
+            for task, seed in itertools.product(*choose_tasks_and_seeds(scale, figure, tasks, seeds)):
                 job = make_job(scale, first_name, task, difficulty, seed, runs)
+                job.part = figure.part
                 job = jobs.setdefault(tuple(job.command), job)
                 job.reconstruct = job.reconstruct or figure.reconstruct
-    return sorted(
-        jobs.values(), key=lambda job: (ALL_TASKS.index(job.task), job.seed)
-    )  # one seed of all first
+    # one seed of all first
+    return sorted(jobs.values(), key=lambda job: (job.part, ALL_TASKS.index(job.task), job.seed))
+
+
+def choose_tasks_and_seeds(scale: Scale, figure: Figure, tasks: tuple[str, ...], seeds: tuple[int, ...]):
+    """The command line's, or else the figure's, or else the scale's; a part of the night keeps to its own."""
+    if figure.part:
+        own_tasks = [task for task in figure.tasks if task in (tasks or figure.tasks)]
+        own_seeds = [seed for seed in figure.seeds if seed in (seeds or figure.seeds)]
+        return own_tasks, own_seeds
+    own_tasks = (figure.task,) if figure.task in scale.tasks else scale.tasks
+    return tasks or own_tasks, seeds or figure.seeds or scale.seeds
 
 
 def identity(script: str, args: dict) -> dict:
@@ -429,9 +568,8 @@ def find_run(job: Job, wanted: dict) -> tuple[Path | None, bool]:
     data = values(job.command, "--data")
     labeled_data = values(job.command, "--labeled-data")
     labels = set(values(job.command, "--num-labeled-trajectories"))
-    (runs,) = values(job.command, "--runs")
     begun = None
-    for path in sorted((ROOT / runs).glob("*/args.json"), reverse=True):
+    for path in sorted((ROOT / job.folder).glob("*/args.json"), reverse=True):
         folder = path.parent
         args = json.loads(path.read_text())
         if (args["data"], args["labeled_data"], args["seed"]) != (data, labeled_data, job.seed):
@@ -462,7 +600,7 @@ def data_commands(
         files += [data_file(scale, task, DISTRACTORS) for task in tasks or scale.tasks]
     datasets, twins = {}, {}  # a twin comes after what it is a twin of
     for file in dict.fromkeys(files):
-        if (ROOT / file).exists() and (ROOT / file.replace("__train", "__val")).exists():
+        if is_collected(file):
             refuse_other_world(ROOT / file)
             continue
         task, difficulty = Path(file).name.split("__")[:2]
@@ -472,10 +610,19 @@ def data_commands(
             twins[file] = [*command, "--output", str(Path(file).parent)]
         else:
             command += ["--task", task, "--difficulty", difficulty]
+            if scale.action_repeat > 1:
+                command += ["--action-repeat", str(scale.action_repeat)]
+            if scale.action_noise > 0:
+                command += ["--action-noise", str(scale.action_noise)]
             command += ["--num-trajectories", str(scale.num_trajectories)]
             command += ["--num-eval-trajectories", str(scale.num_eval_trajectories)]
             datasets[file] = [*command, "--output", str(Path(file).parent)]
     return datasets | twins
+
+
+def is_collected(file: str) -> bool:
+    """Whether a dataset and its evaluation file are there."""
+    return (ROOT / file).exists() and (ROOT / file.replace("__train", "__val")).exists()
 
 
 def refuse_other_world(path: Path):
@@ -489,29 +636,264 @@ def refuse_other_world(path: Path):
 
 # ---- Running ----------------------------------------------------------------------------------------------
 
-RUNNING = []  # processes
-STOPPED = []  # signals that ask the benchmark to stop
-
-
-def execute(command: list[str]) -> bool:
-    """Runs a script to its end, which after a signal is behind its checkpoint; says whether it succeeded."""
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, start_new_session=True)
-    RUNNING.append(process)
-    succeeded = process.wait() == 0
-    RUNNING.remove(process)
-    return succeeded
+STOPPED = []  # why: signals, and "minutes" once those are over
 
 
 def stop(number, _):
-    """Answers Ctrl-C and SIGTERM: passes them on to what runs."""
+    """Answers Ctrl-C and SIGTERM."""
     STOPPED.append(number)
-    for process in RUNNING:
-        process.send_signal(number)
 
 
-def stop_if_asked():
+def execute(command: list[str], log: IO | None = None, environment: dict[str, str] | None = None) -> bool:
+    """Runs a script to its end, which after a stop is behind its checkpoint; says whether it succeeded.
+
+    log: where it writes, instead of the screen. environment: variables beside our own.
+    """
     if STOPPED:
-        raise SystemExit("stopped; the same command continues")
+        return False
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | (environment or {}),
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    passed_on = False
+    while process.poll() is None:
+        if STOPPED and not passed_on:
+            process.terminate()
+            passed_on = True
+        time.sleep(0.05)
+    return process.returncode == 0
+
+
+def claim(path: Path) -> IO | None:
+    """Opens a log; None if another process has it, which is at the same work."""
+    path = ROOT / path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = open(path, "a")  # noqa: SIM115 as long as the work takes
+    try:
+        lock_file(log)
+    except BlockingIOError:
+        log.close()
+        return None
+    return log
+
+
+def train_command(job: Job, folder: Path | None) -> list[str]:
+    """Starts the run, or continues it with its own copy of the script."""
+    if folder is None:
+        return job.command
+    return [str(folder / Path(job.script).name), "--resume", str(folder)]
+
+
+def measure_command(job: Job, folder: Path | None) -> list[str] | None:
+    """The call of measure.py that the run lacks, if any: its measures, or the pictures of Figure 11.
+
+    Of a run that has not begun, the folder is a pattern for the shell.
+    """
+    if job.method == "bc":
+        return None
+    wanted = [".json", ".png"] if job.reconstruct else [".json"]
+    weights = [*folder.glob("lam*.pt"), *folder.glob("idm*.pt")] if folder else []
+    if folder and all(path.with_suffix(suffix).exists() for path in weights for suffix in wanted):
+        return None
+    folder = folder or job.folder / f"{job.task}__{Path(job.script).stem}__{job.seed}__*"
+    command = ["benchmark/measure.py", str(folder), "--only-missing"]
+    if job.twin:
+        command += ["--twin-data", job.twin]
+    if job.reconstruct:
+        command += ["--reconstruct"]
+    return command
+
+
+def shell_line(command: list[str]) -> str:
+    """A command as one types it; a pattern stays one."""
+    words = [shlex.quote(word.removesuffix("*")) + "*" * word.endswith("*") for word in command]
+    return f"python {' '.join(words)}"
+
+
+@dataclass
+class Args:
+    what: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """figures, tables, a night: figure_01, figure_09 (a and bc), table_3, night, all; none prints a list"""
+    scale: Literal[tuple(SCALES)] = "demo"
+    """size of everything: an entry of SCALES"""
+    tasks: tuple[str, ...] = ()
+    """instead of the scale's tasks; of the night's, these alone"""
+    seeds: tuple[int, ...] = ()
+    """instead of the scale's seeds; of the night's, these alone"""
+    script: Path | None = None
+    """a variant to run beside the methods of the figures; without figures alone, with distractors"""
+    like: Literal[tuple(METHODS)] | None = None
+    """the method whose sizes the variant gets"""
+    runs: Path = Path("runs/benchmark")
+    """folder of all runs"""
+    jobs: int = 1
+    """runs side by side, which share the cores evenly; what they say goes to logs"""
+    gpus: int = 0
+    """runs side by side, a GPU each; with more --jobs they share"""
+    minutes: float | None = None
+    """stop behind checkpoints after this time; the same command continues"""
+    export: Path | None = None
+    """copy finished runs there without weights and films, and with at most 100 lines of metrics a stage"""
+    dry_run: bool = False
+    """print the commands and run none"""
+
+    @property
+    def side_by_side(self) -> int:
+        return max(self.jobs, self.gpus)
+
+    @property
+    def cores(self) -> int:
+        """Of each run."""
+        own = os.environ.get("OMP_NUM_THREADS", "")
+        if self.side_by_side == 1 and own.isdecimal():
+            return int(own)
+        return max(1, len(os.sched_getaffinity(0)) // self.side_by_side)
+
+    def environment(self, place: int) -> dict[str, str]:
+        """Variables of the run at one of the places side by side."""
+        result = {}
+        if self.side_by_side > 1:
+            result["OMP_NUM_THREADS"] = str(self.cores)
+        if self.gpus:
+            ours = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
+            result["CUDA_VISIBLE_DEVICES"] = ours.split(",")[place % self.gpus]
+        return result
+
+
+def collect_data(commands: dict[str, list[str]], logs: Path) -> list[str]:
+    """Makes the datasets; says which failed. Another benchmark may be at it: its files are waited for."""
+    failed = []
+    for file, command in commands.items():
+        while (log := claim(logs / "data.log")) is None and not STOPPED:
+            time.sleep(1)
+        if STOPPED:
+            break
+        with log:
+            if is_collected(file):
+                continue
+            print(f"\n# data: {file}\n{shell_line(command)}", flush=True)
+            if not execute(command) and not STOPPED:
+                failed.append(f"data: {file}")
+    return failed
+
+
+def do(job: Job, wanted: dict, place: int, args: Args) -> str | None:
+    """Trains what has not finished, then measures what is not measured; in words what failed, if it did."""
+    log = claim(job.log)
+    if log is None:
+        job.state = "elsewhere"
+        return None
+    with log:
+        own_log = log if args.side_by_side > 1 else None
+        says = f", see {job.log}" if own_log else ""
+        place = {"log": own_log, "environment": args.environment(place)}
+        folder, finished = find_run(job, wanted)  # which another benchmark may have finished meanwhile
+        if not finished:
+            absent = [file for file in job.files if not (ROOT / file).exists()]
+            if absent:
+                return f"{job}: {absent[0]} is missing"
+            command = train_command(job, folder)
+            announce(command, log)
+            succeeded = execute(command, **place)
+            folder, finished = find_run(job, wanted)
+            if folder:
+                note_time(job, folder, time.time() - job.began, args.cores)
+            if not succeeded or not finished:
+                return f"{job}{says}"
+        command = measure_command(job, folder)
+        if command and not STOPPED:
+            announce(command, log)
+            if not execute(command, **place):
+                return f"{job}: {shlex.join(command)}{says}"
+    return None
+
+
+def announce(command: list[str], log: IO):
+    """Says what is called, on the screen and in a log."""
+    say(shell_line(command))
+    print(f"# {datetime.datetime.now():%Y-%m-%d %H:%M:%S} {shell_line(command)}", file=log, flush=True)
+
+
+def say(text: str):
+    """A line above the progress bar."""
+    write = tqdm.write if sys.stderr.isatty() else functools.partial(print, flush=True)
+    write(text)
+
+
+def run_side_by_side(jobs: list[Job], known: dict[str, dict], args: Args) -> list[str]:
+    """Does the jobs in order, as many at once as there are places; says which failed."""
+    places = queue.SimpleQueue()
+    for place in range(args.side_by_side):
+        places.put(place)
+
+    def work(number: int, job: Job) -> str | None:
+        if STOPPED:
+            return None
+        place = places.get()
+        say(f"\n# {number} of {len(jobs)}, {job.before}: {job}")
+        job.state = "runs"
+        job.began = time.time()
+        failure = do(job, known[job.name], place, args)
+        places.put(place)
+        job.seconds += time.time() - job.began
+        if job.state == "runs":
+            job.state = "failed" if failure else "finished"
+        return None if STOPPED else failure
+
+    with concurrent.futures.ThreadPoolExecutor(args.side_by_side) as pool:
+        futures = []
+        for number, job in enumerate(jobs, 1):
+            if job.state == "waits":
+                futures.append(pool.submit(work, number, job))
+        bar = Progress(
+            total=len(jobs),
+            bar_format="{bar:10} {n_fmt} of {total_fmt} runs{postfix}",
+            disable=args.side_by_side == 1,  # then the run's own is on the screen
+        )
+        working = True
+        while working:
+            working = bool(concurrent.futures.wait(futures, timeout=1).not_done)
+            bar.n = sum(job.state == "finished" for job in jobs)
+            bar.set_postfix_str(describe_progress(jobs, args.side_by_side))
+        bar.close()
+    failures = [future.result() for future in futures]
+    return [failure for failure in failures if failure]
+
+
+def describe_progress(jobs: list[Job], side_by_side: int) -> str:
+    """What runs, what has failed, and the time left."""
+    failed = sum(job.state == "failed" for job in jobs)
+    words = [f"{failed} failed"] if failed else []
+    running = [f"{job.folder.name} {job.task} {job.seed}" for job in jobs if job.state == "runs"]
+    if running:
+        words.append(" + ".join(running))
+    seconds = seconds_left(jobs, side_by_side)
+    words.append("time left unknown" if seconds is None else f"about {seconds / 3600:.1f} h left")
+    return ", ".join(words)
+
+
+def seconds_left(jobs: list[Job], side_by_side: int) -> float | None:
+    """From what finished runs have taken: those of the same name, else of the same method, else all."""
+    finished = [job for job in jobs if job.state == "finished"]
+    if not finished:
+        return None
+    left = [0.0]
+    for job in jobs:
+        if job.state not in ("waits", "runs"):
+            continue
+        same_name = [other.seconds for other in finished if other.name == job.name]
+        same_method = [other.seconds for other in finished if other.method == job.method]
+        known = same_name or same_method or [other.seconds for other in finished]
+        session = time.time() - job.began if job.state == "runs" else 0
+        left.append(max(sum(known) / len(known) - job.seconds - session, 0))
+    return max(sum(left) / side_by_side, max(left))
+
+
+# ---- Hours ------------------------------------------------------------------------------------------------
 
 
 def machine() -> str:
@@ -524,98 +906,67 @@ def machine() -> str:
     return ", ".join(words)
 
 
-def note_time(job: Job, folder: Path, seconds: float):
+def read_clock(folder: Path | None) -> dict:
+    """wall_clock.json; that of a run which has none is empty."""
+    path = folder / "wall_clock.json" if folder else None
+    clock = json.loads(path.read_text()) if path and path.exists() else {"seconds": []}
+    return {"cores": [1] * len(clock["seconds"])} | clock
+
+
+def note_time(job: Job, folder: Path, seconds: float, cores: int):
     """Adds a session to wall_clock.json."""
-    path = folder / "wall_clock.json"
-    sessions = json.loads(path.read_text())["seconds"] if path.exists() else []
-    sessions.append(round(seconds, 1))
-    record = {"seconds": sessions, "machine": machine(), "date": str(datetime.date.today())}
+    clock = read_clock(folder)
+    clock["seconds"].append(round(seconds, 1))
+    clock["cores"].append(cores)
+    record = clock | {"machine": machine(), "date": str(datetime.date.today())}
     if job.method != Path(job.script).stem:
         record |= {"script": job.script, "like": job.method}
-    path.write_text(json.dumps(record, indent=2))
+    (folder / "wall_clock.json").write_text(json.dumps(record, indent=2))
 
 
-def measure_command(job: Job, folder: Path | None) -> list[str] | None:
-    """The call of measure.py that the run lacks, if any: its measures, or the pictures of Figure 11."""
-    if job.method == "bc":
-        return None
-    wanted = [".json", ".png"] if job.reconstruct else [".json"]
-    weights = [*folder.glob("lam*.pt"), *folder.glob("idm*.pt")] if folder else []
-    if folder and all(path.with_suffix(suffix).exists() for path in weights for suffix in wanted):
-        return None
-    command = ["benchmark/measure.py", str(folder or "<run>"), "--only-missing"]
-    if job.twin:
-        command += ["--twin-data", job.twin]
-    if job.reconstruct:
-        command += ["--reconstruct"]
-    return command
+def describe_hours(folders: list[Path]) -> str:
+    """What the runs have taken, by the clock and in hours of a core, measuring left out."""
+    seconds, core_seconds = 0.0, 0.0
+    for folder in folders:
+        clock = read_clock(folder)
+        seconds += sum(clock["seconds"])
+        core_seconds += sum(map(operator.mul, clock["seconds"], clock["cores"]))
+    return f"{seconds / 3600:.1f} hours, {core_seconds / 3600:.1f} core-hours"
 
 
-@dataclass
-class Args:
-    what: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """figures and tables: figure_01, figure_09 (a and bc), table_3, all; none prints what there is"""
-    scale: Literal[tuple(SCALES)] = "demo"
-    """size of everything: an entry of SCALES"""
-    tasks: tuple[str, ...] = ()
-    """instead of the scale's tasks"""
-    seeds: tuple[int, ...] = ()
-    """instead of the scale's seeds"""
-    script: Path | None = None
-    """a variant to run beside the methods of the figures; without figures alone, with distractors"""
-    like: Literal[tuple(METHODS)] | None = None
-    """the method whose sizes the variant gets"""
-    runs: Path = Path("runs/benchmark")
-    """folder of all runs"""
-    dry_run: bool = False
-    """print the commands and run none"""
+# ---- Export -----------------------------------------------------------------------------------------------
+
+SMALL_FILES = ("args.json", "results.json", "wall_clock.json", "lam*.json", "idm*.json", "metrics.jsonl")
 
 
-def collect_data(commands: dict[str, list[str]], dry_run: bool) -> list[str]:
-    """Makes the datasets; says which failed."""
-    failed = []
-    for file, command in commands.items():
-        print(f"\n# data: {file}\npython {shlex.join(command)}", flush=True)
-        if not dry_run and not execute(command):
-            failed.append(f"data: {file}")
-        stop_if_asked()
-    return failed
+def export(job: Job, folder: Path, target: Path):
+    """Copies what is small of a finished run, in place of an earlier one."""
+    target = target / job.task / job.folder.name / f"seed{job.seed}"
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in SMALL_FILES:
+        for path in target.glob(pattern):
+            path.unlink()
+        for path in folder.glob(pattern):
+            shutil.copy(path, target)
+    for metrics in target.glob("metrics.jsonl"):
+        metrics.write_text(thin(metrics.read_text()))
 
 
-def train_command(job: Job, folder: Path | None) -> list[str]:
-    """Starts the run, or continues it with its own copy of the script."""
-    if folder is None:
-        return job.command
-    return [str(folder / Path(job.script).name), "--resume", str(folder)]
+def thin(metrics: str, most: int = 100) -> str:
+    """About so many lines of each stage, and its last five, of which figures take the mean."""
+    lines = metrics.splitlines(keepends=True)
+    stages = [json.loads(line)["stage"] for line in lines]
+    kept = ""
+    for _, group in itertools.groupby(zip(stages, lines), key=lambda pair: pair[0]):
+        of_stage = [line for _, line in group]
+        step = -(-len(of_stage) // (most - 5))
+        for i, line in enumerate(of_stage):
+            if i % step == 0 or i >= len(of_stage) - 5:
+                kept += line
+    return kept
 
 
-def train(job: Job, wanted: dict, folder: Path | None) -> tuple[Path | None, bool]:
-    """Starts or continues a run; its folder, and whether it has finished."""
-    began = time.time()
-    succeeded = execute(train_command(job, folder))
-    folder, finished = find_run(job, wanted)
-    if folder:
-        note_time(job, folder, time.time() - began)
-    return folder, succeeded and finished
-
-
-def do(job: Job, wanted: dict, folder: Path | None, finished: bool, dry_run: bool) -> str | None:
-    """Trains what has not finished, then measures what is not measured; in words what failed, if it did."""
-    if not finished:
-        print("python", shlex.join(train_command(job, folder)), flush=True)
-    if not finished and not dry_run:
-        absent = [file for file in job.files if not (ROOT / file).exists()]
-        if absent:
-            return f"{job}: {absent[0]} is missing"
-        folder, finished = train(job, wanted, folder)
-        if not finished:
-            return str(job)
-    command = measure_command(job, folder)
-    if command and not STOPPED:
-        print("python", shlex.join(command), flush=True)
-        if not dry_run and not execute(command):
-            return f"{job}: {shlex.join(command)}"
-    return None
+# ---- Main -------------------------------------------------------------------------------------------------
 
 
 def add_variant(scale: Scale, script: Path | None, like: str | None) -> Scale:
@@ -633,16 +984,62 @@ def add_variant(scale: Scale, script: Path | None, like: str | None) -> Scale:
     return with_variant(scale, str(path), like)
 
 
-def main(args: Args):
-    scale = add_variant(SCALES[args.scale], args.script, args.like)
+def refuse_bad_input(args: Args):
     unknown = set(args.tasks) - set(ALL_TASKS)
     if unknown:
         raise SystemExit(f"error: no task {unknown.pop()}: there are {', '.join(ALL_TASKS)}")
-    figures = choose_figures(scale, args.what)
+    if args.jobs < 1:
+        raise SystemExit(f"error: --jobs {args.jobs}: at least 1")
+    if args.gpus < 0:
+        raise SystemExit(f"error: --gpus {args.gpus}: at least 0")
+    if args.minutes is not None and not args.minutes > 0:
+        raise SystemExit(f"error: --minutes {args.minutes}: more than 0")
+
+
+def survey(jobs: list[Job], known: dict[str, dict]):
+    """Notes what is there of each run."""
+    for job in jobs:
+        folder, finished = find_run(job, known[job.name])
+        job.seconds = sum(read_clock(folder)["seconds"])
+        job.before = "finished" if finished else "continues" if folder else "starts"
+        if finished and measure_command(job, folder) is None:
+            job.state = "finished"
+
+
+def print_commands(data: dict[str, list[str]], jobs: list[Job], known: dict[str, dict]):
+    """A line for each dataset that is missing and each run that is not finished and measured."""
+    for file, command in data.items():
+        print(f"# data: {file}\n{shell_line(command)}")
+    for number, job in enumerate(jobs, 1):
+        folder, finished = find_run(job, known[job.name])
+        print(f"# {number} of {len(jobs)}, {job.before}: {job}{f', {folder}' if finished else ''}")
+        commands = [] if finished else [train_command(job, folder)]
+        commands.append(measure_command(job, folder))
+        lines = [shell_line(command) for command in commands if command]
+        if lines:
+            print(" && ".join(lines))
+
+
+def print_summary(jobs: list[Job], found: list[tuple[Path | None, bool]]):
+    """How many runs, and what they have taken."""
+    counts = []
+    for word in ("finished", "continues", "starts"):
+        counts.append(f"{sum(job.before == word for job in jobs)} {word}")
+    elsewhere = sum(job.state == "elsewhere" for job in jobs)
+    if elsewhere:
+        counts.append(f"{elsewhere} in the hands of another process")
+    hours = describe_hours([folder for folder, _ in found if folder])
+    print(f"# {len(jobs)} runs: {', '.join(counts)}; {hours} so far")
+
+
+def main(args: Args):
+    refuse_bad_input(args)
+    scale = add_variant(SCALES[args.scale], args.script, args.like)
+    figures = choose_figures(scale, args.what, night=True)
     if not figures and args.script:
         figures = {"variant": Figure("the variant alone", [args.script.stem])}
     if not figures:
-        for name, figure in list_figures(scale).items():
+        for name, figure in (list_figures(scale) | list_night(scale)).items():
             print(f"{name:12} {figure.about}")
         return
 
@@ -652,21 +1049,33 @@ def main(args: Args):
 
     known = identities(scale)
     jobs = make_jobs(scale, figures, args.tasks, args.seeds, args.runs / args.scale)
-    failed = collect_data(data_commands(scale, figures, jobs, args.tasks), args.dry_run)
-    counts = {"finished": 0, "continues": 0, "starts": 0}
-    for number, job in enumerate(jobs, 1):
-        wanted = known[job.name]
-        folder, finished = find_run(job, wanted)
-        state = "finished" if finished else "continues" if folder else "starts"
-        counts[state] += 1
-        print(f"\n# {number} of {len(jobs)}, {state}: {job}{f', {folder}' if finished else ''}", flush=True)
-        failure = do(job, wanted, folder, finished, args.dry_run)
-        stop_if_asked()
-        if failure:
-            failed.append(failure)
-    print(f"\n# {len(jobs)} runs: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+    survey(jobs, known)
+    data = data_commands(scale, figures, jobs, args.tasks)
+    failed = []
+    if args.dry_run:
+        print_commands(data, jobs, known)
+    else:
+        if args.minutes:
+            timer = threading.Timer(60 * args.minutes, STOPPED.append, ["minutes"])
+            timer.daemon = True
+            timer.start()
+        failed = collect_data(data, args.runs / args.scale / "logs")
+        failed += run_side_by_side(jobs, known, args)
+
+    found = [find_run(job, known[job.name]) for job in jobs]
+    if args.export and not args.dry_run:
+        for job, (folder, finished) in zip(jobs, found):
+            if finished:
+                export(job, folder, args.export / args.scale)
+    print_summary(jobs, found)
+    if "minutes" in STOPPED:
+        print(f"{args.minutes:g} minutes are over; the same command continues")
+        raise SystemExit(3)
+    if STOPPED:
+        raise SystemExit("stopped; the same command continues")
     if failed:
-        raise SystemExit("error: these failed, what they said is above:\n" + "\n".join(failed))
+        failures = "\n".join(failed)
+        raise SystemExit(f"error: these failed, what they said is above or in the file named:\n{failures}")
 
 
 if __name__ == "__main__":

@@ -163,7 +163,6 @@ class Benchmark:
             raise SystemExit(f"error: no results.json in {', '.join(patterns)}")
 
         self.scale = SCALES[scale_name]
-        self.most_labels = self.scale.budgets[-1]
         for folder in folders:
             note = read_wall_clock(folder)
             if "like" in note and (ROOT / note["script"]).exists():
@@ -268,14 +267,14 @@ class Benchmark:
         return sample_of(runs, lambda run: run.number(name, videos or self.videos, budget))
 
     def values(self, name: str, measure: str, videos: str) -> dict[tuple[str, int], float]:
-        """(task, seed) → one of MEASURES with most_labels, of the runs of a name that have it.
+        """(task, seed) → one of MEASURES with the scale's most_labels, of the runs of a name that have it.
 
         The name ends in __vanilla for those without distractors.
         """
         difficulty = CLEAN if name.endswith(f"__{CLEAN}") else DISTRACTORS
         result = {}
         for run in self.find(name.removesuffix(f"__{CLEAN}"), difficulty):
-            number = run.number(measure, videos, self.most_labels)
+            number = run.number(measure, videos, self.scale.most_labels)
             if number is None:
                 continue
             if measure in UNEXPLAINED:

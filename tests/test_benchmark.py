@@ -21,6 +21,7 @@ from pathlib import Path
 
 import figures
 import h5py
+import lives
 import measure
 import numpy as np
 import page
@@ -34,6 +35,8 @@ import torch
 from conftest import ROOT, beside
 from PIL import Image
 from run import CLEAN, DISTRACTORS, METHODS, SCALES
+
+import collect_data
 
 FIGURES = list(benchmark.list_figures(SCALES["demo"]))
 DRAWN = [name for name in FIGURES if not name.startswith("table")]
@@ -161,7 +164,7 @@ def tiny(monkeypatch, tmp_path) -> Path:
 def executed(monkeypatch) -> list[list[str]]:
     """The commands that the runner gives to the operating system, which are not run."""
     commands = []
-    monkeypatch.setattr(benchmark, "execute", lambda command: not commands.append(command))
+    monkeypatch.setattr(benchmark, "execute", lambda command, **_: not commands.append(command))
     return commands
 
 
@@ -200,6 +203,10 @@ def test_scripts_accept_every_command(scale_name, tmp_path):
             and f"__{args.difficulty}__" in file
             and (args.rerender or args.task in file)
         )
+        if not args.rerender:
+            domain, _, task = args.task.partition("-")
+            attributes = dataclasses.asdict(args) | {"domain_name": domain, "task_name": task}
+            assert collect_data.dataset_path(args.output, attributes | {"split": "train"}) == Path(file)
     assert benchmark.choose_figures(scale, ("figure_09",)).keys() == {"figure_09a", "figure_09bc"}
 
 
@@ -222,9 +229,8 @@ def test_figures_share_runs():
         all_jobs(scale, Path("runs"), *words)
         for words in (["figure_08"], ["figure_01", "figure_08", "figure_09a"])
     )
-    assert len(one) == len(METHODS) * len(scale.seeds) and [job.command for job in one] == [
-        job.command for job in all_five
-    ]
+    assert len(one) == len(METHODS) * len(scale.tasks) * len(scale.seeds)
+    assert [job.command for job in one] == [job.command for job in all_five]
     # LAOM with augmentation is LAOM where the preset augments
     names = {
         scale: {job.name for job in all_jobs(SCALES[scale], Path("runs"), "figure_06")}
@@ -248,9 +254,56 @@ def test_the_ablation_changes_one_thing_at_a_time():
     assert changes[2]["lam.use_aug"] is False and changes[3] == {"lam.use_aug": True}
 
 
+def test_a_night_decides_in_its_order():
+    """Its parts, exactly; what costs a new LAM has one budget, and other figures need the same runs."""
+    scale = SCALES["mini"]
+
+    def night(**chosen):
+        figures = benchmark.choose_figures(scale, ("night",), night=True)
+        chosen = {"tasks": (), "seeds": ()} | chosen
+        return benchmark.make_jobs(scale, figures, **chosen, runs=Path("runs"))
+
+    jobs = night()
+    parts = [[job for job in jobs if job.part == part] for part in range(1, 6)]
+    assert [job for part in parts for job in part] == jobs and len(jobs) == 54
+    first, changes, walker, repeated, changes_repeated = [
+        sorted((job.folder.name, job.task, job.seed) for job in part) for part in parts
+    ]
+    assert [job.name for job in parts[0]] == METHODS and not any(job.seed for job in parts[0])
+    ladder = ["lapo_original", "lapo_multi_step", "laom_aug", "lapo_original_fsq"]
+    once = ["lapo_original_vq", "laom_16", "laom_supervised_16"]
+    clean = [f"{name}__{CLEAN}" for name in METHODS]
+    assert changes == sorted((name, "cheetah-run", 0) for name in [*ladder, *once, *clean])
+    assert walker == sorted((name, "walker-run", 0) for name in METHODS)
+    assert repeated == sorted(
+        (name, task, seed) for name in METHODS for task in scale.tasks for seed in (1, 2)
+    )
+    of_seeds = [*ladder, f"lapo__{CLEAN}", f"laom__{CLEAN}"]
+    assert changes_repeated == sorted((name, "cheetah-run", seed) for name in of_seeds for seed in (1, 2))
+
+    budgets = {job.name: benchmark.values(job.command, "--num-labeled-trajectories") for job in jobs}
+    assert budgets["bc"] == ["all", "2", "8", "32"] and budgets["laom"] == ["2", "8", "32"]
+    assert budgets["idm"] == budgets["laom_supervised"] == budgets["laom_supervised_16"] == ["8"]
+    assert all(
+        job.command.count("0") == 1 + (job.seed == 0) for job in jobs if job.name in ladder
+    )  # no policy
+    of_all = [job.command for job in all_jobs(scale, Path("runs"))]
+    assert all(job.command in of_all for job in jobs)
+
+    some = night(tasks=("walker-run",), seeds=(0, 1))
+    assert [job.command for job in some] == [
+        job.command for job in jobs if job.task == "walker-run" and job.seed < 2
+    ]
+
+
 def test_dry_run_starts_nothing(tiny, executed, capsys):
     run_all(tiny, "all", dry_run=True)
     printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    assert {line.split()[0] for line in lines} == {"#", "python"} and lines[-1].startswith("# ")
+    of_lapo = [line for line in lines if line.startswith("python lapo.py")]
+    assert all(re.search(r"__lapo__\d__\* --only-missing", line) for line in of_lapo)
+    assert len(of_lapo) == sum("&& python benchmark/measure.py" in line for line in of_lapo)
     assert not executed and not (tiny / "runs").exists()
     assert (
         printed.count("\npython collect_data.py") == 7
@@ -283,7 +336,7 @@ def test_a_failing_run_does_not_stop_the_others(tiny, monkeypatch):
     monkeypatch.setattr(
         benchmark,
         "execute",
-        lambda command: (job := by_command[tuple(command)]).seed == 1 and bool(write_run(job)),
+        lambda command, **_: (job := by_command[tuple(command)]).seed == 1 and bool(write_run(job)),
     )
     with pytest.raises(SystemExit, match="error: these failed") as error:
         run_all(tiny, "figure_09a")
@@ -335,7 +388,7 @@ def test_a_variant_is_run_resumed_and_shown(tiny, variant, monkeypatch, capsys):
     by_command = {tuple(job.command): job for job in jobs}
     commands = []
 
-    def write_instead(command: list[str]) -> bool:
+    def write_instead(command: list[str], **_) -> bool:
         """Writes the run that the command would make; measures nothing."""
         commands.append(command)
         if tuple(command) in by_command:
@@ -407,6 +460,207 @@ def test_execute_waits_for_a_checkpoint(monkeypatch, tmp_path):
             signal.signal(number, handler)
 
 
+SIDE_BY_SIDE = """
+import json, os, pathlib, shutil, sys, time
+runs, seed = sys.argv[sys.argv.index("--runs") + 1], int(sys.argv[sys.argv.index("--seed") + 1])
+began = time.time()
+print("seed", seed)
+time.sleep(0.7)
+variables = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+note = {"began": began, "ended": time.time(), **variables}
+pathlib.Path(f"{runs.replace('/', '_')}_{seed}.json").write_text(json.dumps(note))
+if seed == 3:
+    sys.exit("error: no luck")
+shutil.copytree(f"prepared/{pathlib.Path(runs).name}_{seed}", f"{runs}/bc__{seed}")
+"""
+
+
+@pytest.fixture
+def prepared(tiny, monkeypatch) -> list[benchmark.Job]:
+    """Jobs of Table 3 whose script takes a second and leaves a run that was written before."""
+    monkeypatch.setattr(benchmark, "STOPPED", [])
+    scale = dataclasses.replace(SCALES["demo"], tasks=("cheetah-run",), seeds=(0, 1, 2, 3))
+    monkeypatch.setitem(SCALES, "demo", scale)
+    jobs = all_jobs(scale, Path("runs") / "demo", "table_3")
+    touch_data(jobs)
+    for job in jobs:
+        write_run(job, folder=tiny / "prepared" / f"{job.folder.name}_{job.seed}")
+    known = benchmark.identities(scale)
+    monkeypatch.setattr(benchmark, "ROOT", tiny)
+    monkeypatch.setattr(benchmark, "identities", lambda scale: known)
+    (tiny / "bc.py").write_text(SIDE_BY_SIDE)
+    return jobs
+
+
+def test_side_by_side(prepared, tiny, capsys):
+    """Two at a time, each with its GPU and its share of the cores; logs, the clock, one line of progress."""
+    with pytest.raises(SystemExit) as error:
+        benchmark.main(benchmark.Args(("table_3",), runs=Path("runs"), gpus=2))
+    logs = [f"runs/demo/logs/{name}__cheetah-run__3.log" for name in ("bc", f"bc__{CLEAN}")]
+    failed = [str(job) for job in prepared if job.seed == 3]
+    assert str(error.value).splitlines()[1:] == [f"{job}, see {log}" for job, log in zip(failed, logs)]
+    said = (tiny / logs[0]).read_text().splitlines()
+    assert "python bc.py demo" in said[0] and said[1:] == ["seed 3", "error: no luck"]
+
+    notes = [json.loads(path.read_text()) for path in tiny.glob("*.json")]
+    overlapping = [sum(a["began"] < b["ended"] and b["began"] < a["ended"] for b in notes) for a in notes]
+    assert len(notes) == 8 and 2 <= max(overlapping) <= 3  # itself, what is beside it, and perhaps the next
+    assert {note["CUDA_VISIBLE_DEVICES"] for note in notes} == {"0", "1"}
+    cores = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {note["OMP_NUM_THREADS"] for note in notes} == {str(cores)}
+    (clock,) = [json.loads(path.read_text()) for path in tiny.glob("runs/demo/bc/bc__0/wall_clock.json")]
+    assert clock["cores"] == [cores] and 0.7 <= clock["seconds"][0] < 10
+    printed, errors = capsys.readouterr()
+    assert "# 8 runs: 0 finished, 0 continues, 8 starts; 0.0 hours" in printed
+    assert "6 of 8 runs, 2 failed" in errors and "no luck" not in printed
+
+
+def test_minutes_stop_behind_checkpoints(prepared, tiny, monkeypatch, capsys):
+    """What runs gets SIGTERM, the rest does not begin, what has finished is exported; the status is 3."""
+    stopping = (
+        "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit('behind a checkpoint'))\n"
+    )
+    script = SIDE_BY_SIDE.replace("time.sleep(0.7)", stopping + "time.sleep(0.5 if seed == 0 else 60)")
+    (tiny / "bc.py").write_text(script)
+    arguments = benchmark.Args(("table_3",), runs=Path("runs"), jobs=2, minutes=4 / 60, export=tiny / "out")
+    with pytest.raises(SystemExit) as end:
+        benchmark.main(arguments)
+    assert (
+        end.value.code == 3
+        and "0.0666667 minutes are over; the same command continues" in capsys.readouterr().out
+    )
+    assert {path.parent.name for path in tiny.glob("out/demo/cheetah-run/*/seed0")} == {"bc", f"bc__{CLEAN}"}
+    logs = {path.name: path.read_text() for path in tiny.glob("runs/demo/logs/bc*__1.log")}
+    assert len(logs) == 2 and all("behind a checkpoint" in log for log in logs.values())
+    assert not list(tiny.glob("runs/demo/logs/*__2.log"))
+
+
+def test_two_benchmarks_leave_each_other_alone(prepared, tiny, executed, capsys):
+    """A run whose log another process holds is not begun; a dataset is waited for."""
+    with benchmark.claim(prepared[0].log), pytest.raises(SystemExit):
+        benchmark.main(benchmark.Args(("table_3",), runs=Path("runs")))
+    assert executed == [job.command for job in prepared[1:]]
+    assert "1 in the hands of another process" in capsys.readouterr().out
+
+    dataset = Path(prepared[0].files[0])
+    dataset.rename(tiny / "elsewhere")
+    log = benchmark.claim(Path("runs/demo/logs/data.log"))
+    other = threading.Timer(0.5, lambda: ((tiny / "elsewhere").rename(dataset), log.close()))
+    other.start()
+    executed.clear()
+    with pytest.raises(SystemExit):
+        benchmark.main(benchmark.Args(("table_3",), runs=Path("runs"), seeds=(0,)))
+    assert executed[0] == prepared[0].command
+
+
+def test_time_left():
+    """Like runs first; what has been spent counts."""
+
+    def job(name: str, state: str, seconds: float = 0, method: str = "laom") -> benchmark.Job:
+        return benchmark.Job(name, "cheetah-run", CLEAN, 0, method, [], None, state=state, seconds=seconds)
+
+    assert benchmark.seconds_left([job("laom", "waits")], 2) is None
+    finished = [job("laom", "finished", 100), job("laom", "finished", 200), job("laom_16", "finished", 40)]
+    assert benchmark.seconds_left(finished, 2) == 0
+    assert benchmark.seconds_left([*finished, job("laom", "waits")], 2) == 150  # one alone is not halved
+    waiting = [job("laom", "waits"), job("laom", "waits", 30), job("laom_16", "waits")]
+    assert benchmark.seconds_left([*finished, *waiting], 2) == (150 + 120 + 40) / 2
+    assert benchmark.seconds_left([*finished, job("bc", "waits", 0, "bc")], 1) == 340 / 3
+
+
+def test_export_keeps_what_is_small(tiny):
+    """In place of what was there before; of the metrics few lines, and the end."""
+    (job, *_) = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_07")
+    folder = write_run(job)
+    for name in ("lam.json", "lam.pt", "rollout_2.gif"):
+        (folder / name).write_text(name)
+    lines = [{"stage": "lam", "step": 50 * i, "lam/loss": 1 / (1 + i)} for i in range(1000)]
+    lines += [{"stage": "eval_2", "eval/return_mean/seen_videos": 3.0}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    target = tiny / "results" / "cheetah-run" / "lapo" / "seed0"
+    target.mkdir(parents=True)
+    (target / "lam_8.json").write_text("of an earlier run")
+    benchmark.export(job, folder, tiny / "results")
+    assert {path.name for path in target.iterdir()} == {
+        "args.json",
+        "results.json",
+        "lam.json",
+        "metrics.jsonl",
+    }
+    kept = [json.loads(line) for line in (target / "metrics.jsonl").read_text().splitlines()]
+    assert kept[-6:] == lines[-6:] and 60 < len(kept) <= 101 and all(line in lines for line in kept)
+
+
+SMALLER = {
+    "bc": "--bc.num-epochs 1 --bc.batch-size 11 --bc.encoder-scale 1",
+    "lam": "--lam.num-epochs 1 --lam.batch-size 11 --lam.encoder-scale 1 --lam.latent-action-dim 32",
+    "heads": "--lam.act-head-dim 32 --lam.obs-head-dim 32",
+    "decoder": "--decoder.num-updates 5 --decoder.batch-size 11",
+    "eval": "--eval.num-episodes 1 --eval.num-workers 1 --device cpu --precision fp32 --no-compile",
+    "idm": "--idm.num-updates 5 --idm.batch-size 11 --idm.encoder-scale 1 --idm.act-head-dim 32",
+}
+STAGES = {
+    "bc": "{bc} {eval} --bc.num-updates 5",
+    "idm": "{bc} {eval} {idm} --idm.warmup-epochs 0",
+    "lapo": "{bc} {eval} {lam} {decoder}",
+    "laom": "{bc} {eval} {lam} {decoder} {heads}",
+    "laom_supervised": "{bc} {eval} {lam} {decoder} {heads} --lam.labeled-batch-size 11",
+}
+
+
+def smaller(scale: benchmark.Scale, data: Path) -> benchmark.Scale:
+    """The scale's commands with further flags, which leave five updates of each stage."""
+    methods = {name: f"{command} {STAGES[name].format(**SMALLER)}" for name, command in scale.methods.items()}
+    sizes = {"num_trajectories": 4, "num_eval_trajectories": 1, "budgets": (2,), "costly_budgets": (2,)}
+    return dataclasses.replace(scale, data=data, methods=methods, **sizes)
+
+
+def test_one_command_from_collection_to_results(collect_short, tmp_path, monkeypatch, capsys):
+    """What an H100 does in a quarter of an hour: `figure_01 --scale gpu --minutes 9 --export DIR`, small."""
+    monkeypatch.setitem(SCALES, "gpu", smaller(SCALES["gpu"], tmp_path / "data"))
+    monkeypatch.setattr(benchmark, "STOPPED", [])
+    monkeypatch.setattr(collect_short, "find_videos", lambda backgrounds: {"train": [0, 1], "val": [60]})
+    commands = []
+
+    def execute(command: list[str], **_) -> bool:
+        """Every script as it is, without the seconds of its start."""
+        script, *argv = command
+        commands.append(script)
+        if script == "collect_data.py":
+            collect_short.main(collect_short.parse_args([*argv, "--num-workers", "1"]))
+            return True
+        if script == "benchmark/measure.py":
+            measure.main(measure.tyro.cli(measure.Args, args=argv))
+            return True
+        return lives.end(lives.start(script, argv, tmp_path / "log")) == 0
+
+    monkeypatch.setattr(benchmark, "execute", execute)
+    words = ("figure_01",)
+    arguments = benchmark.Args(words, "gpu", minutes=9, export=tmp_path / "out", runs=tmp_path / "runs")
+    benchmark.main(arguments)
+    measures = ["benchmark/measure.py"] * 5
+    assert commands[:2] == ["collect_data.py"] * 2 and sorted(commands[2:]) == sorted(
+        [f"{name}.py" for name in METHODS] + measures[1:]
+    )
+    for name in METHODS:
+        folder = tmp_path / "out" / "gpu" / "cheetah-run" / name / "seed0"
+        results = json.loads((folder / "results.json").read_text())
+        assert results["budgets"]["2"]["unseen_videos"]["returns"]
+        steps = [
+            json.loads(line).get("step", 0) for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        assert max(steps) == 5
+    (measured,) = tmp_path.glob("out/gpu/cheetah-run/laom/seed0/lam.json")
+    assert json.loads(measured.read_text())["distractor_share/no_distractors"] >= 0
+    assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*")) < 300_000
+    assert not list((tmp_path / "out").rglob("*.pt")) + list((tmp_path / "out").rglob("*.gif"))
+
+    commands.clear()
+    capsys.readouterr()
+    benchmark.main(arguments)
+    assert not commands and "# 5 runs: 5 finished, 0 continues, 0 starts" in capsys.readouterr().out
+
+
 def variant_args(**changes) -> benchmark.Args:
     return benchmark.Args(("figure_07",), **changes)
 
@@ -439,6 +693,9 @@ def variant_args(**changes) -> benchmark.Args:
             variant_args(script=Path(__file__), like="laom"),
             f"error: {__file__} defines no parse_args",
         ),
+        ("run", benchmark.Args(("figure_01",), jobs=0), "error: --jobs 0: at least 1"),
+        ("run", benchmark.Args(("figure_01",), gpus=-1), "error: --gpus -1: at least 0"),
+        ("run", benchmark.Args(("figure_01",), minutes=0), "error: --minutes 0: more than 0"),
         ("plot", plot.Args(("table_9",)), "error: no figure table_9"),
         ("plot", plot.Args(runs=("nowhere/*",)), "error: no results.json in nowhere/*"),
         ("plot", plot.Args(("table_4",), html=(Path("nowhere"),)), "error: nowhere is no finished run"),
