@@ -1,9 +1,11 @@
 """The paper's figures, each drawn from the runs of a scale beside the numbers that the paper prints.
 
 Lines and bars are means over tasks, of means over seeds; dots are seeds; vertical lines 95% intervals
-(stats.py); hollow diamonds the paper's numbers. DRAW says which function draws which figure. Used by plot.py.
+(stats.py); hollow diamonds the paper's numbers. One figure more asks which measure predicts the return. DRAW
+says which function draws which figure. Used by plot.py.
 """
 
+import math
 import textwrap
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import run as benchmark
 from run import ALL_TASKS, CLEAN, DISTRACTORS
 from stats import (
+    MEASURES,
     PAPER_SMALL_Z,
     PAPER_SUPERVISION,
     Benchmark,
@@ -19,6 +22,8 @@ from stats import (
     Sample,
     bootstrap,
     center,
+    correlations,
+    measure_and_score,
     sample_of,
     scaled,
     seed_means,
@@ -59,6 +64,13 @@ STEPS = [
     "- pixels\n(embeddings)",
     "+ augmen-\ntation",
 ]  # Figure 6
+# Figures 5 and 6: what z tells, the same of z(obs, obs), and the label of an axis
+WHAT_Z_TELLS = [
+    ("action_probe", "blind_probe", "probe error, MSE / Var(a)"),
+    ("perturbation_r2", "blind_perturbation_r2", "R² of the perturbation"),
+    ("plan_r2", "blind_plan_r2", "R² of the expert's action"),
+]
+MARKERS = dict(zip(ALL_TASKS, "os^P"))
 
 # What the paper prints. Probe errors of Figures 5 and 6: its published logs.
 PAPER_SCORE = 0.44  # LAOM+supervision, 128 of 5,000 trajectories labelled, mean of four tasks (Figure 1)
@@ -125,36 +137,58 @@ def draw_summary(bench: Benchmark, name: str):
 
 
 def draw_probes(bench: Benchmark, name: str):
-    """Figures 5 and 6: probe errors as MSE / Var(a), the paper's in the same unit.
+    """Figures 5 and 6: probe errors as MSE / Var(a), the paper's in the same unit; below what z tells of the
+    perturbation, which is the action alone, and of the expert's action, which follows from the pose.
 
     The paper averages MSEs of raw actions over tasks: those with large actions decide its mean.
     """
     about = benchmark.list_figures(bench.scale)[name]
     columns = about.distractors
-    if not bench.probes(bench.find("lapo_original")):
+    original = bench.find("lapo_original")
+    shown = [measures for measures in WHAT_Z_TELLS if bench.sample(original, measures[0])]
+    if not shown:
         return None
-    figure, (ax,) = begin(bench, name, width=6)
-    errors = {column: [] for column in columns}
+    figure, axes = begin(bench, name, rows=len(shown), width=6)
+    for ax, (measure, blind, label) in zip(axes, shown):
+        numbers = draw_settings(bench, about, ax, measure, blind)
+        ax.set_xlim(-0.5, len(columns) - 0.5)
+        ax.set_xticks(range(len(columns)), [" | ".join(numbers[column]) for column in columns])
+        ax.set_ylabel(label)
+    draw_paper_probes(axes[0], name, about)
+    from_zero(axes[0])
+    axes[0].set_title("below the bars: ours, with | without distractors", loc="left")
+    steps = STEPS if name == "figure_06" else [LABELS[column] for column in columns]
+    ticks = [tick.get_text() for tick in axes[-1].get_xticklabels()]
+    axes[-1].set_xticks(range(len(columns)), [f"{tick}\n{step}" for tick, step in zip(ticks, steps)])
+    unique_legend(figure, *axes)
+    return figure
+
+
+def draw_settings(bench: Benchmark, about: benchmark.Figure, ax, measure: str, blind: str) -> dict:
+    """Bars with and without distractors, over them what z(obs, obs) reaches; column → their numbers."""
+    numbers = {column: [] for column in about.distractors}
     for difficulty, names, shift in ((DISTRACTORS, about.distractors, -0.2), (CLEAN, about.clean, 0.2)):
         label, color = SETTINGS[difficulty]
-        for run_name, paper_mse in zip(names, PAPER_PROBES[name][difficulty]):
-            x = columns.index(run_name) + shift
-            found = bench.probes(bench.find(run_name, difficulty))
+        for run_name in names:
+            x = about.distractors.index(run_name) + shift
+            runs = bench.find(run_name, difficulty)
+            found, found_blind = bench.sample(runs, measure), bench.sample(runs, blind)
             if found:
                 bar(ax, x, found, color, 0.38, label)
-            errors[run_name].append(f"{center(found):.2f}" if found else "–")
-            if paper_mse is not None:
-                label_of_paper = f"paper: MSE of raw actions / {PAPER_VARIANCE}, mostly of its large ones"
-                ax.plot(x, paper_mse / PAPER_VARIANCE, **HOLLOW, label=label_of_paper)
-    labels = STEPS if name == "figure_06" else [LABELS[column] for column in columns]
-    ticks = [f"{' | '.join(errors[column])}\n{label}" for column, label in zip(columns, labels)]
-    ax.set_xlim(-0.5, len(columns) - 0.5)
-    ax.set_xticks(range(len(columns)), ticks)
-    ax.set_ylabel("probe error, MSE / Var(a)")
-    from_zero(ax)
-    ax.set_title("below the bars: ours, with | without distractors", loc="left")
-    unique_legend(figure, ax)
-    return figure
+            if found_blind:
+                height = center(found_blind)
+                ax.hlines(height, x - 0.19, x + 0.19, "black", ":", label="from z(obs, obs)", zorder=5)
+            numbers[run_name].append(f"{center(found):.2f}" if found else "–")
+    return numbers
+
+
+def draw_paper_probes(ax, name: str, about: benchmark.Figure):
+    label = f"paper: MSE of raw actions / {PAPER_VARIANCE}, mostly of its large ones"
+    for difficulty, names, shift in ((DISTRACTORS, about.distractors, -0.2), (CLEAN, about.clean, 0.2)):
+        for run_name, mse in zip(names, PAPER_PROBES[name][difficulty]):
+            x = about.distractors.index(run_name) + shift
+            if mse is not None:
+                ax.plot(x, mse / PAPER_VARIANCE, **HOLLOW, label=label)
 
 
 def draw_curves(bench: Benchmark, name: str):
@@ -200,7 +234,7 @@ def draw_unseen(bench: Benchmark, name: str):
         samples = {}
         for budget in bench.scale.budgets:
             runs = [run for run in bench.find(run_name) if budget in run.budgets]
-            samples[budget] = sample_of(runs, lambda run: run.labelled_error(budget, "unseen_videos"))
+            samples[budget] = bench.sample(runs, "labelled_error", budget, "unseen_videos")
         shift = 0.08 * (i - (len(names) - 1) / 2)
         curve(ax, samples, color_of(bench, run_name), label_of(run_name), shift)
     powers_of_two(ax, bench.scale.budgets, "labelled trajectories")
@@ -219,7 +253,7 @@ def draw_small_z(bench: Benchmark, name: str):
         color, label = COLORS[run_name], LABELS[run_name]
         runs = by_size(bench, run_name)
         sizes |= set(runs)
-        probes = {size: bench.probes(found) for size, found in runs.items()}
+        probes = {size: bench.sample(found, "action_probe") for size, found in runs.items()}
         curve(probe_ax, probes, color, label, shift)
 
         scores = {size: bench.scores(found, most_labels) for size, found in runs.items()}
@@ -274,9 +308,8 @@ def draw_reconstructions(bench: Benchmark, name: str):
         found[run_name] = pictures[0] if pictures else None
     if not any(found.values()):
         return None
-    figure, (ax,) = begin(bench, name, width=8, height=0.6 + 1.65 * len(names))
-    ax.remove()
-    for ax, (run_name, path) in zip(figure.subplots(len(names), 1), found.items()):
+    figure, axes = begin(bench, name, rows=len(names), width=8, height=0.6 + 1.65 * len(names))
+    for ax, (run_name, path) in zip(axes, found.items()):
         about = "none here, benchmark/run.py makes it"
         if path:
             about = "true frames of unseen videos above, decoded below"
@@ -284,6 +317,36 @@ def draw_reconstructions(bench: Benchmark, name: str):
         ax.axis("off")
         if path:
             ax.imshow(plt.imread(path))
+    return figure
+
+
+def draw_measures(bench: Benchmark, name: str):
+    """Each measure of a run against its score, what should be better to the right."""
+    found = {}
+    for measure in MEASURES:
+        points = measure_and_score(bench, measure, bench.videos)
+        if points and measure != "return_mean":
+            found[measure] = points
+    if not found:
+        return None
+    panels = min(3, len(found))
+    figure, axes = begin(bench, name, panels, rows=math.ceil(len(found) / panels))
+    for ax, (measure, points) in zip(axes, found.items()):
+        for (run_name, task, _), (number, score) in points.items():
+            color, label = color_of(bench, run_name), f"{label_of(run_name)}, {task}"
+            ax.plot(number, score, MARKERS[task], color=color, label=label, alpha=0.8)
+        if MEASURES[measure].better == "low":
+            ax.invert_xaxis()
+        lines = []
+        for task, (correlation, n) in correlations(bench, measure, bench.videos).items():
+            lines.append(f"{task}: ρ = {correlation:+.2f}, n = {n}")
+        ax.set_title("\n".join(lines), loc="left")
+        ax.set_xlabel(f"{MEASURES[measure].about} →")
+        ax.set_ylabel("score")
+        from_zero(ax)
+    for ax in axes[len(found) :]:
+        ax.remove()
+    unique_legend(figure, *axes[: len(found)])
     return figure
 
 
@@ -302,6 +365,7 @@ DRAW = {
     "figure_13": draw_curves,
     "figure_14": draw_curves,
     "figure_15": draw_summary,
+    "measures_and_returns": draw_measures,
 }
 
 # ---- Which runs -------------------------------------------------------------------------------------------
@@ -330,18 +394,26 @@ def reconstructions(run: Run) -> list[Path]:
 # ---- How they are drawn -----------------------------------------------------------------------------------
 
 
-def begin(bench: Benchmark, name: str, panels: int = 1, width: float = PANEL, height: float = 3.3):
-    """A figure with a title that says what, at which scale, from which runs; and its axes."""
+def begin(
+    bench: Benchmark, name: str, panels: int = 1, rows: int = 1, width: float = PANEL, height: float = 0
+):
+    """A figure with a title that says what, at which scale, from which runs; and its axes, row by row.
+
+    width: inches, of a panel; height: of all rows.
+    """
+    height = height or 1 + 2.3 * rows
     figure = plt.figure(figsize=(max(width * panels, 5), height), layout="constrained")
     about = benchmark.list_figures(bench.scale)[name]
     subtitle = textwrap.fill(describe(bench, name, about), int(figure.get_figwidth() * 15))
-    title = f"Figure {name.removeprefix('figure_').lstrip('0')}: {about.about}"
+    title = about.about.capitalize()
+    if name.startswith("figure_"):
+        title = f"Figure {name.removeprefix('figure_').lstrip('0')}: {about.about}"
     room = "\n" * (1 + subtitle.count("\n"))
     figure.suptitle(title + room, x=0.01, ha="left", fontsize=9.5, weight="bold")
     figure.text(
         0.01, 1 - 0.06 / height, f"\n{subtitle}", va="top", fontsize=8.5, color="#555555", linespacing=1.3
     )
-    return figure, figure.subplots(1, panels, squeeze=False)[0]
+    return figure, figure.subplots(rows, panels, squeeze=False).ravel()
 
 
 def describe(bench: Benchmark, name: str, about: benchmark.Figure) -> str:
@@ -363,6 +435,8 @@ def describe(bench: Benchmark, name: str, about: benchmark.Figure) -> str:
     has_laom = any({"laom", "laom_cross"} & run.names for run in runs)
     if has_laom and not bench.scale.laom_augments and name != "figure_06":
         words.append("LAOM without augmentation")
+    if name == "measures_and_returns":
+        words += [f"{bench.scale.most_labels} labelled", "right is better", "ρ is the rank correlation"]
     missing = bench.missing(about)
     if missing:
         words.append(f"not run: {missing}")

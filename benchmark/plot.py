@@ -11,14 +11,16 @@ whatever its folder is called (which trajectories it was given is not compared).
 has not run is skipped, and the command that runs it is printed; means are over the tasks and seeds with which
 all have run. A variant that benchmark/run.py has run stands beside the methods, under its own name. Writes
 benchmark/pictures/<scale>_figure_08.png and so on, and the page, a single runs/benchmark/<scale>.html; prints
-what all runs have measured, on seen and unseen videos, and each claim of the paper as a ratio with its
-interval.
+what all runs have measured, on seen and unseen videos, the verdict on each claim of the paper, and which
+measure predicts the return.
 
 Lines and bars are means over tasks, of means over seeds; dots are seeds; 95% intervals are bootstrapped over
 seeds and episodes, with three seeds too narrow (stats.py). Scores are returns over the mean return on seen
 videos of bc.py on all labels of the same task, with the same distractors, at this scale; over the paper's
 Table 3 where a kind of data in the figure has no such run. Probe errors are MSE / Var(a), held out, at k = 1;
 the paper's are MSEs of an online probe on raw actions, over 27, their variance in the mean of its tasks.
+A claim is a ratio for each task and seed; it holds or fails where the 95% t interval of their logarithms lies
+on one side of 0, and is undecided otherwise.
 """
 
 from dataclasses import dataclass

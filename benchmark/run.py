@@ -344,6 +344,9 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
         "figure_13": Figure("all methods by labels, without distractors", clean=METHODS, per_task=True),
         "figure_14": Figure("pre-training on other tasks, each task", cross, per_task=True),
         "figure_15": Figure("all methods, without distractors", clean=METHODS),
+        "measures_and_returns": Figure(
+            "which measure predicts the return", ["lapo", "laom", "laom_supervised"]
+        ),
         "table_1": Figure("datasets", data=True),
         "table_2": Figure("time of each method", METHODS),
         "table_3": Figure("BC on all labels", ["bc"], ["bc"]),

@@ -1,20 +1,26 @@
-"""The runs of a scale and what is computed from them: scores, means, intervals, the paper's claims as ratios.
+"""The runs of a scale and what is computed from them: scores, means, intervals, verdicts on the paper.
 
-Means are over tasks, of means over seeds. 95% intervals are bootstrapped: seeds are drawn again, and for
-returns the episodes of each; with three seeds they are too narrow, with one they say nothing about seeds, and
-the error of the normaliser is not in them. Used by figures.py, page.py and plot.py.
+For figures: means are over tasks, of means over seeds. 95% intervals are bootstrapped: seeds are drawn again,
+and for returns the episodes of each; with three seeds they are too narrow, with one they say nothing about
+seeds, and the error of the normaliser is not in them.
+
+For the paper's claims: a ratio for each task and seed that both sides have, and a t interval of their
+logarithms. Which measure predicts the return: rank correlations over the runs of each task. Used by
+figures.py, page.py and plot.py.
 """
 
 import copy
 import glob
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import run as benchmark
+import scipy.stats
 import table
 from run import ALL_TASKS, CLEAN, DISTRACTORS, ROOT, SCALES, Figure
 
@@ -31,6 +37,32 @@ PAPER_BC = {
 PAPER_SUPERVISION = 4.2  # LAOM+supervision's return over LAOM's (abstract)
 # Return at 64 dimensions of z over that at 8,192 (Section 5)
 PAPER_SMALL_Z = {"laom": 0.37, "laom_supervised": 0.84}
+
+# ---- Measures ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Measure:
+    """What a run is judged by."""
+
+    about: str
+    better: Literal["low", "high"]
+
+
+MEASURES = {  # columns of table.py's records; of UNEXPLAINED, which are R², 1 - R²
+    "action_probe": Measure("probe error", "low"),
+    "perturbation_r2": Measure("unexplained share of the perturbation", "low"),
+    "plan_r2": Measure("unexplained share of the expert's action", "low"),
+    "labelled_error": Measure("error of what labels taught", "low"),
+    "policy_error/unseen_videos": Measure("error of the policy's action", "low"),
+    "distractor_share": Measure("share of Var(z) that the distractors change", "low"),
+    "copy_loss_ratio": Measure("FDM's error / predicting no change", "low"),
+    "blind_loss_ratio": Measure("FDM's error with z(obs, obs) / own z", "high"),
+    "shuffled_loss_ratio": Measure("FDM's error with other z / own z", "high"),
+    "effective_rank": Measure("effective rank of z", "high"),
+    "return_mean": Measure("score", "high"),
+}
+UNEXPLAINED = ("perturbation_r2", "plan_r2")
 
 # ---- Runs -------------------------------------------------------------------------------------------------
 
@@ -65,15 +97,12 @@ class Run:
             budget = max(self.budgets, default=0)
         return table.read_measures(self.folder, self.results, str(budget))
 
-    def probe_error(self, videos: str) -> float | None:
-        """MSE / Var(a) of the held-out probe of z, with the most labels."""
-        return self.measures().get(f"action_probe_mse_over_var/{videos}")
-
-    def labelled_error(self, budget: int, videos: str) -> float | None:
-        """MSE / Var(a) of what the labels have taught: a LAM's action head, or an IDM."""
-        measures = self.measures(budget)
-        head_error = measures.get(f"action_head_mse_over_var/{videos}")
-        return measures.get(f"idm_mse_over_var/{videos}") if head_error is None else head_error
+    def number(self, name: str, videos: str, budget: int | None = None) -> float | None:
+        """A column of table.py's records, with this label budget or with the most; None if not measured."""
+        if budget is None:
+            budget = max(self.budgets, default=0)
+        record = table.record(self.folder, self.results, str(budget))
+        return record.get(f"{name}/{videos}", record.get(name))
 
     def played(self, budget: int | str, videos: str) -> dict:
         """The evaluation: returns, return_mean, …; empty if there was none."""
@@ -231,8 +260,29 @@ class Benchmark:
                 result.setdefault(run.task, {})[run.seed] = np.array(played["returns"]) / reference
         return result
 
-    def probes(self, runs: list[Run]) -> Sample:
-        return sample_of(runs, lambda run: run.probe_error(self.videos))
+    def sample(
+        self, runs: list[Run], name: str, budget: int | None = None, videos: str | None = None
+    ) -> Sample:
+        """A column of table.py's records, with a label budget or with the most of each run."""
+        return sample_of(runs, lambda run: run.number(name, videos or self.videos, budget))
+
+    def values(self, name: str, measure: str, videos: str) -> dict[tuple[str, int], float]:
+        """(task, seed) → one of MEASURES with the scale's most_labels, of the runs of a name that have it.
+
+        The name ends in __vanilla for those without distractors.
+        """
+        difficulty = CLEAN if name.endswith(f"__{CLEAN}") else DISTRACTORS
+        result = {}
+        for run in self.find(name.removesuffix(f"__{CLEAN}"), difficulty):
+            number = run.number(measure, videos, self.scale.most_labels)
+            if number is None:
+                continue
+            if measure in UNEXPLAINED:
+                number = 1 - number
+            if measure == "return_mean":
+                number /= self.reference(run.task, difficulty)[0]
+            result[run.task, run.seed] = number
+        return result
 
 
 # ---- Samples ----------------------------------------------------------------------------------------------
@@ -297,153 +347,232 @@ def varies(sample: Sample) -> bool:
     return any(len(seeds) > 1 or len(values) > 1 for seeds in sample.values() for values in seeds.values())
 
 
-def show_ratio(above: Sample, below: Sample) -> str:
-    """The ratio of the centers with its 95% interval, for which each sample is drawn again by itself."""
-    if not above or not below or center(below) == 0:
-        return "–"
-    ratio = f"{center(above) / center(below):.2f}"
-    if not varies(above) and not varies(below):
-        return ratio
-    with np.errstate(divide="ignore", invalid="ignore"):  # where all drawn episodes below returned 0
-        ratios = resample(above) / resample(below, seed=1)
-        low, high = np.nanquantile(ratios, (0.025, 0.975), method="nearest")
-    return f"{ratio} ({low:.2f} to {high:.2f})"
-
-
 # ---- The paper's claims -----------------------------------------------------------------------------------
 
 
 @dataclass
 class Claim:
-    """A claim of the paper as what we measure of one run over that of another.
+    """A claim of the paper: a run is better or worse than another, by one measure or by several.
 
     A run is without distractors if its name ends in __vanilla; _small is the smallest z of the scale.
-    probe: error of the probe of z; labelled: error of what the labels have taught; return: score with the
-    most labels.
     """
 
     text: str
-    above: str
-    below: str
-    measure: Literal["probe", "labelled", "return"]
-    paper: str = "–"  # its ratio
+    run: str
+    other: str
+    expected: Literal["better", "worse"]
+    measures: tuple[str, ...]  # of MEASURES
+    paper: dict[str, str] = field(default_factory=dict)  # measure → the ratio that the paper prints
+    than: tuple[str, ...] = ()  # two runs more: the ratio is compared with theirs
+
+    def direction(self, measure: str) -> Literal["below 1", "above 1"]:
+        """Where the ratio lies if the claim holds."""
+        is_high = (self.expected == "better") == (MEASURES[measure].better == "high")
+        return "above 1" if is_high else "below 1"
+
+
+# The paper has the probe alone. What it cannot tell apart: knowing the action, and knowing the pose from
+# which an expert's action follows.
+OF_Z = ("action_probe", "perturbation_r2", "plan_r2")
+RETURN = ("return_mean",)
+
+
+def ladder(text: str, run: str, other: str, expected: Literal["better", "worse"], paper: str) -> Claim:
+    """A claim on Figure 6."""
+    return Claim(text, run, other, expected, OF_Z, {"action_probe": f"{paper} (Figure 6)"})
 
 
 CLAIMS = [
-    Claim("distractors break LAPO", "lapo_original", "lapo_original__vanilla", "probe", "8.66 (Figure 5)"),
-    Claim("distractors break LAPO", "lapo", "lapo__vanilla", "probe"),
-    Claim("distractors break LAPO", "lapo", "lapo__vanilla", "return"),
     Claim(
-        "quantisation hurts without distractors",
+        "distractors harm LAPO",
+        "lapo_original",
+        "lapo_original__vanilla",
+        "worse",
+        OF_Z,
+        {"action_probe": "8.66 (Figure 5)"},
+    ),
+    Claim("distractors harm LAPO", "lapo", "lapo__vanilla", "worse", OF_Z + RETURN),
+    Claim(
+        "quantisation hurts",
         "lapo_original_fsq__vanilla",
         "lapo_original__vanilla",
-        "probe",
-        "6.43 (Figure 5)",
+        "worse",
+        OF_Z,
+        {"action_probe": "6.43 (Figure 5)"},
     ),
+    Claim("quantisation hurts", "lapo_original_vq__vanilla", "lapo_original__vanilla", "worse", OF_Z),
     Claim(
-        "quantisation hurts without distractors",
-        "lapo_original_vq__vanilla",
-        "lapo_original__vanilla",
-        "probe",
-    ),
-    Claim("it hurts less with distractors", "lapo_original_fsq", "lapo_original", "probe", "1.32 (Figure 5)"),
-    Claim("it hurts less with distractors", "lapo_original_vq", "lapo_original", "probe"),
-    Claim("pairs further apart and a large z help", "lapo", "lapo_original", "probe", "0.18 (Figure 6)"),
-    Claim("predicting embeddings alone costs a little", "laom_no_aug", "lapo", "probe", "1.34 (Figure 6)"),
-    Claim("LAOM's latent actions are better than LAPO's", "laom_aug", "lapo", "probe", "0.70 (Figure 6)"),
-    Claim(
-        "LAOM's latent actions are better than LAPO's",
-        "laom_aug",
+        "quantisation hurts",
+        "lapo_original_fsq",
         "lapo_original",
-        "probe",
-        "0.12 (Figure 6, abstract)",
+        "worse",
+        OF_Z,
+        {"action_probe": "1.32 (Figure 5)"},
     ),
-    Claim("the gain carries over to returns only partly", "laom", "lapo", "return", "up to 2 (Section 4)"),
+    Claim("quantisation hurts", "lapo_original_vq", "lapo_original", "worse", OF_Z),
     Claim(
-        "LAOM's gain without distractors is not significant",
+        "it hurts less with distractors",
+        "lapo_original_fsq",
+        "lapo_original",
+        "better",
+        OF_Z,
+        {"action_probe": "0.21 (Figure 5)"},
+        than=("lapo_original_fsq__vanilla", "lapo_original__vanilla"),
+    ),
+    ladder("pairs further apart help", "lapo_multi_step", "lapo_original", "better", "0.43"),
+    ladder("a larger z helps", "lapo", "lapo_multi_step", "better", "0.41"),
+    ladder("predicting embeddings alone costs something", "laom_no_aug", "lapo", "worse", "1.34"),
+    ladder("augmentation helps", "laom_aug", "laom_no_aug", "better", "0.52"),
+    ladder("LAOM's latent actions are better than LAPO's", "laom_aug", "lapo", "better", "0.70"),
+    ladder("all changes together help", "laom_aug", "lapo_original", "better", "0.12"),
+    Claim(
+        "the gain carries over to returns, in part",
+        "laom",
+        "lapo",
+        "better",
+        RETURN,
+        {"return_mean": "up to 2 (Section 4)"},
+    ),
+    Claim(
+        "it does without distractors, too",
         "laom__vanilla",
         "lapo__vanilla",
-        "return",
-        "above 1 (Section 4)",
+        "better",
+        RETURN,
+        {"return_mean": "above 1, not significantly (Section 4)"},
     ),
-    Claim("a few labels bring the large gain", "laom_supervised", "laom", "probe"),
     Claim(
-        "a few labels bring the large gain",
+        "a few labels help",
         "laom_supervised",
         "laom",
-        "return",
-        f"{PAPER_SUPERVISION} (abstract)",
+        "better",
+        OF_Z + RETURN,
+        {"return_mean": f"{PAPER_SUPERVISION} (abstract)"},
     ),
-    Claim("a few labels bring the large gain", "laom_supervised", "lapo", "probe"),
-    Claim("a few labels bring the large gain", "laom_supervised", "lapo", "return"),
-    Claim("a few labels bring the large gain", "laom_supervised", "bc", "return"),
-    Claim("supervision generalises better than an IDM", "laom_supervised", "idm", "labelled"),
-    Claim("supervision generalises better than an IDM", "laom_supervised", "idm", "return"),
-    Claim("small z suffice with supervision", "laom_small", "laom", "probe"),
-    Claim("small z suffice with supervision", "laom_supervised_small", "laom_supervised", "probe"),
+    Claim("a few labels help", "laom_supervised", "lapo", "better", OF_Z + RETURN),
+    Claim("they help more than in BC alone", "laom_supervised", "bc", "better", RETURN),
     Claim(
-        "small z suffice with supervision",
+        "supervision generalises better than an IDM",
+        "laom_supervised",
+        "idm",
+        "better",
+        ("labelled_error", "perturbation_r2", "return_mean"),
+    ),
+    Claim(
+        "a small z costs LAOM its return",
         "laom_small",
         "laom",
-        "return",
-        f"{PAPER_SMALL_Z['laom']} (Section 5)",
+        "worse",
+        OF_Z + RETURN,
+        {"return_mean": f"{PAPER_SMALL_Z['laom']} (Section 5)"},
     ),
     Claim(
-        "small z suffice with supervision",
+        "with supervision it costs less",
         "laom_supervised_small",
         "laom_supervised",
-        "return",
-        f"{PAPER_SMALL_Z['laom_supervised']} (Section 5)",
+        "better",
+        OF_Z + RETURN,
+        {"return_mean": f"{PAPER_SMALL_Z['laom_supervised'] / PAPER_SMALL_Z['laom']:.1f} (Section 5)"},
+        than=("laom_small", "laom"),
     ),
 ]
 
 
-def claim_sample(bench: Benchmark, claim: Claim, runs: list[Run], videos: str) -> Sample:
-    """What the claim compares, of one side's runs."""
-    most_labels = bench.scale.most_labels
-    if claim.measure == "return":
-        return bench.scores(runs, most_labels, videos)
-    if claim.measure == "probe":
-        return sample_of(runs, lambda run: run.probe_error(videos))
-    return sample_of(runs, lambda run: run.labelled_error(most_labels, videos))
+@dataclass
+class Comparison:
+    """What is measured of a claim, on seen or on unseen videos."""
+
+    log_ratios: dict[tuple[str, int], float]  # (task, seed) → logarithm of the ratio
+    not_positive: list[tuple[str, int]]  # where a number is 0 or less, which has no logarithm
+
+    def interval(self) -> tuple[float, float]:
+        """95% t interval of the ratio, over tasks × seeds."""
+        low, high = t_interval(list(self.log_ratios.values()))
+        return np.exp(low), np.exp(high)
+
+    def verdict(self, direction: Literal["below 1", "above 1"]) -> Literal["holds", "fails", "undecided"]:
+        """Undecided, too, where a pair is left out or stands alone."""
+        if len(self.log_ratios) < 2 or self.not_positive:
+            return "undecided"
+        low, high = self.interval()
+        if low <= 1 <= high:
+            return "undecided"
+        return "holds" if (low > 1) == (direction == "above 1") else "fails"
+
+    def __str__(self):
+        words = "–"
+        if self.log_ratios:
+            words = show(np.exp(np.mean(list(self.log_ratios.values()))))
+        if len(self.log_ratios) > 1:
+            low, high = self.interval()
+            words += f" ({show(low)} to {show(high)})"
+        if self.not_positive:
+            left_out = ", ".join(f"{task} {seed}" for task, seed in self.not_positive)
+            words += f"; 0 or less, left out: {left_out}"
+        return words
 
 
-def claim_row(bench: Benchmark, claim: Claim) -> list[str] | None:
-    """The claim's ratios on the tasks and seeds that both sides have, as text; None if there are none."""
+def show(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.1e}"  # as of two pairs that disagree
+
+
+def runs_of(bench: Benchmark, claim: Claim) -> list[str]:
+    """The names that a claim compares: one, over the other, over that of two more if there are any."""
     smallest = min(bench.scale.smaller_dims)
-    names = [name.replace("_small", f"_{smallest}") for name in (claim.above, claim.below)]
-    sides = []
-    for name in names:
-        difficulty = CLEAN if name.endswith(CLEAN) else DISTRACTORS
-        runs = bench.find(name.removesuffix(f"__{CLEAN}"), difficulty)
-        measured = claim_sample(bench, claim, runs, "seen_videos")
-        sides.append([run for run in runs if run.seed in measured.get(run.task, {})])
-    above, below = sides
-    keys_below = {(run.task, run.seed) for run in below}
-    common = [(run.task, run.seed) for run in above if (run.task, run.seed) in keys_below]
-    if not common:
-        return None
+    return [name.replace("_small", f"_{smallest}") for name in (claim.run, claim.other, *claim.than)]
 
-    above = [run for run in above if (run.task, run.seed) in common]
-    below = [run for run in below if (run.task, run.seed) in common]
-    ratios = []
-    for videos in ("seen_videos", "unseen_videos"):
-        sample_above = claim_sample(bench, claim, above, videos)
-        ratios.append(show_ratio(sample_above, claim_sample(bench, claim, below, videos)))
-    seeds_of_tasks = []
-    for task in dict(common):
-        seeds = [str(seed) for other, seed in common if other == task]
-        seeds_of_tasks.append(f"{task}: {', '.join(seeds)}")
-    words = {
-        "probe": "probe errors",
-        "labelled": "errors of what labels taught",
-        "return": f"scores, {bench.scale.most_labels} labelled",
-    }
-    label = " / ".join(name.replace(f"__{CLEAN}", " without distractors") for name in names)
-    return [
-        claim.text,
-        f"{words[claim.measure]}: {label}",
-        "; ".join(seeds_of_tasks),
-        *ratios,
-        claim.paper,
-    ]
+
+def compare(bench: Benchmark, claim: Claim, measure: str, videos: str) -> Comparison:
+    """The claim's ratio on the tasks and seeds that all its runs have."""
+    sides = [bench.values(name, measure, videos) for name in runs_of(bench, claim)]
+    signs = [1, -1, -1, 1][: len(sides)]
+    result = Comparison({}, [])
+    for key in sides[0]:
+        numbers = [side.get(key) for side in sides]
+        if None in numbers:
+            continue
+        if min(numbers) <= 0:
+            result.not_positive.append(key)
+        else:
+            result.log_ratios[key] = float(np.dot(signs, np.log(numbers)))
+    return result
+
+
+def t_interval(values: list[float]) -> tuple[float, float]:
+    """95% interval of the mean of independent values, of which there are at least two."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * error
+    return np.mean(values) - half, np.mean(values) + half
+
+
+# ---- Which measure predicts the return --------------------------------------------------------------------
+
+
+def measure_and_score(bench: Benchmark, measure: str, videos: str) -> dict[tuple, tuple[float, float]]:
+    """(name, task, seed) → a measure and the score, of LAMs with distractors that have both."""
+    result = {}
+    for name in benchmark.list_figures(bench.scale)["measures_and_returns"].distractors:
+        scores = bench.values(name, "return_mean", videos)
+        for key, number in bench.values(name, measure, videos).items():
+            if key in scores:
+                result[name, *key] = (number, scores[key])
+    return result
+
+
+def correlations(bench: Benchmark, measure: str, videos: str) -> dict[str, tuple[float, int]]:
+    """Task → Spearman's rank correlation of a measure with the score over its runs, and their number.
+
+    Positive where the measure says what the score says; nan of fewer than three runs or where all are equal.
+    """
+    of_tasks = {}
+    for (_, task, _), pair in measure_and_score(bench, measure, videos).items():
+        of_tasks.setdefault(task, []).append(pair)
+    sign = 1 if MEASURES[measure].better == "high" else -1
+    result = {}
+    for task, pairs in of_tasks.items():
+        numbers, scores = np.transpose(pairs)
+        correlation = nan
+        if len(pairs) > 2 and np.ptp(numbers) > 0 and np.ptp(scores) > 0:
+            correlation = sign * float(scipy.stats.spearmanr(numbers, scores).statistic)
+        result[task] = (correlation, len(pairs))
+    return result

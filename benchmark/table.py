@@ -6,9 +6,11 @@
 
 Errors are MSE / Var(a), held out: z → action that of the probe, labelled → action of what was trained on
 labels themselves, the LAM's action head or the IDM, obs → action of the whole policy on the evaluation file,
-which sees no next observation. Returns are mean ± standard deviation over the evaluation's episodes. Each
-cell: seen videos | unseen videos, or the one return in an environment of another kind. A dash stands where
-nothing was measured, or where the run needed the latent actions alone and left the policy untrained.
+which sees no next observation. R² is what z tells of the noise in the actions (perturbation), which the pose
+does not tell, and of the expert's actions without it (plan), which the pose tells, too. Returns are mean ±
+standard deviation over the evaluation's episodes. Each cell: seen videos | unseen videos, or the one return
+in an environment of another kind. A dash stands where nothing was measured, or where the run needed the
+latent actions alone and left the policy untrained.
 
 The CSV has the same rows and every number that plot.py compares, empty where the table has –. What
 benchmark/measure.py has written beside the weights counts as the run's, where results.json lacks it.
@@ -24,7 +26,8 @@ from typing import Annotated
 import tyro
 
 VIDEOS = ("seen_videos", "unseen_videos")
-HEADER = ["run", "seed", "labelled", "z → action", "labelled → action", "obs → action", "return", "score"]
+HEADER = ["run", "seed", "labelled", "z → action", "perturbation R²", "plan R²"]
+HEADER += ["labelled → action", "obs → action", "return", "score"]
 LABELLED_KINDS = ("action_head", "idm")  # what is trained on labels: of a LAM, an IDM
 WITHOUT_LABELS = ("effective_rank", "shuffled_loss_ratio", "blind_loss_ratio", "copy_loss_ratio")
 
@@ -118,6 +121,8 @@ def rows(folder: Path) -> list[list[str]]:
                 str(results["seed"]),
                 labelled,
                 cell(pair(measures, "action_probe_mse_over_var")),
+                cell(pair(measures, "perturbation_r2")),
+                cell(pair(measures, "plan_r2")),
                 cell(labelled_pair(measures)),
                 cell([policy_error(policy)]),
                 join(returns),
@@ -127,56 +132,65 @@ def rows(folder: Path) -> list[list[str]]:
     return table
 
 
+def record(folder: Path, results: dict, labelled: str) -> dict:
+    """The numbers of a run with a label budget; None where something was not measured."""
+    measures = read_measures(folder, results, labelled)
+    budget = results["budgets"].get(labelled, {})
+    policy = budget if policy_is_trained(folder) else {}
+    result = {
+        "run": run_name(folder).partition("__vanilla")[0],
+        "script": results["script"],
+        "task": results["task"],
+        "difficulty": results.get("difficulty"),
+        "seed": results["seed"],
+        "labelled": labelled,
+    }
+    for name, values in {
+        "action_probe": pair(measures, "action_probe_mse_over_var"),
+        "blind_probe": pair(measures, "blind_probe_mse_over_var"),
+        "perturbation_r2": pair(measures, "perturbation_r2"),
+        "blind_perturbation_r2": pair(measures, "blind_perturbation_r2"),
+        "plan_r2": pair(measures, "plan_r2"),
+        "blind_plan_r2": pair(measures, "blind_plan_r2"),
+        "labelled_error": labelled_pair(measures),
+    }.items():
+        for videos, value in zip(VIDEOS, values):
+            result[f"{name}/{videos}"] = value
+    result["action_probe/no_distractors"] = measures.get("action_probe_mse_over_var/no_distractors")
+    result["policy_error/unseen_videos"] = policy_error(policy)
+    for name in WITHOUT_LABELS:
+        result[name] = measures.get(name)
+    result["distractor_share"] = measures.get("distractor_share/no_distractors")
+    played = evaluations(policy)
+    for kind in (*VIDEOS, "environment"):
+        evaluation = played.get(kind, {})
+        result[f"return_mean/{kind}"] = evaluation.get("return_mean")
+        result[f"return_std/{kind}"] = evaluation.get("return_std")
+        result[f"episodes/{kind}"] = len(evaluation["returns"]) if "returns" in evaluation else None
+    result["expert_return"] = results.get("dataset_return")
+    return result
+
+
 def records(folder: Path) -> list[dict]:
-    """The numbers of a run, one record for each label budget: what the columns of the CSV are."""
+    """A run's rows of the CSV, one for each label budget."""
     results = read_results(folder)
-    trained = policy_is_trained(folder)
     clock = folder / "wall_clock.json"
     hours = sum(json.loads(clock.read_text())["seconds"]) / 3600 if clock.exists() else None
     table = []
-    for labelled, budget in (results["budgets"] or {"–": {}}).items():
-        measures = read_measures(folder, results, labelled)
-        policy = budget if trained else {}
-        record = {
-            "run": run_name(folder).partition("__vanilla")[0],
-            "script": results["script"],
-            "task": results["task"],
-            "difficulty": results.get("difficulty"),
-            "seed": results["seed"],
-            "labelled": labelled,
-        }
-        for kind, values in {
-            "action_probe": pair(measures, "action_probe_mse_over_var"),
-            "blind_probe": pair(measures, "blind_probe_mse_over_var"),
-            "labelled_error": labelled_pair(measures),
-        }.items():
-            for videos, value in zip(VIDEOS, values):
-                record[f"{kind}/{videos}"] = value
-        record["action_probe/no_distractors"] = measures.get("action_probe_mse_over_var/no_distractors")
-        record["policy_error/unseen_videos"] = policy_error(policy)
-        for name in WITHOUT_LABELS:
-            record[name] = measures.get(name)
-        record["distractor_share"] = measures.get("distractor_share/no_distractors")
-        played = evaluations(policy)
-        for kind in (*VIDEOS, "environment"):
-            result = played.get(kind, {})
-            record[f"return_mean/{kind}"] = result.get("return_mean")
-            record[f"return_std/{kind}"] = result.get("return_std")
-            record[f"episodes/{kind}"] = len(result["returns"]) if "returns" in result else None
-        record["expert_return"] = results.get("dataset_return")
-        record["run_hours"] = hours  # of all budgets of the run together
-        table.append(record)
+    for labelled in results["budgets"] or ["–"]:
+        row = record(folder, results, labelled)
+        table.append(row | {"run_hours": hours})  # of all budgets of the run together
     return table
 
 
 def write_csv(folders: list[Path], path: Path):
-    table = [record for folder in folders for record in records(folder)]
+    table = [row for folder in folders for row in records(folder)]
     with open(path, "w", newline="") as file:
         writer = DictWriter(file, table[0] if table else [], lineterminator="\n")
         writer.writeheader()
-        for record in table:
+        for row in table:
             shown = {}
-            for name, value in record.items():
+            for name, value in row.items():
                 shown[name] = f"{value:.6g}" if isinstance(value, float) else value
             writer.writerow(shown)
     print(f"{path}: {len(table)} rows")

@@ -24,6 +24,7 @@ import h5py
 import lives
 import measure
 import numpy as np
+import page
 import plot
 import pytest
 import run as benchmark
@@ -38,7 +39,7 @@ from run import CLEAN, DISTRACTORS, METHODS, SCALES
 import collect_data
 
 FIGURES = list(benchmark.list_figures(SCALES["demo"]))
-DRAWN = [name for name in FIGURES if name.startswith("figure")]
+DRAWN = [name for name in FIGURES if not name.startswith("table")]
 # a scale as small as the real ones are large: two tasks, two seeds, two sizes of z
 TINY = dataclasses.replace(
     SCALES["demo"], tasks=("cheetah-run", "walker-run"), seeds=(0, 1), budgets=(2, 8), smaller_dims=(16, 64)
@@ -57,11 +58,14 @@ def arguments(job: benchmark.Job) -> dict:
 
 
 def measures(kinds: list[str], error: float) -> dict:
-    numbers = {
-        f"{kind}_mse_over_var/{videos}": error
-        for kind in kinds
-        for videos in ("seen_videos", "unseen_videos")
-    }
+    numbers = {}
+    for videos in table.VIDEOS:
+        for kind in [*kinds, "blind_probe"]:
+            numbers[f"{kind}_mse_over_var/{videos}"] = error
+        numbers[f"perturbation_r2/{videos}"] = 1 - error
+        numbers[f"plan_r2/{videos}"] = 1 - error / 2
+        numbers[f"blind_perturbation_r2/{videos}"] = 0.01
+        numbers[f"blind_plan_r2/{videos}"] = 0.4
     return numbers | {
         "effective_rank": 12.5,
         "shuffled_loss_ratio": 1.5,
@@ -215,7 +219,8 @@ def test_every_figure_has_its_runs():
     paper = {f"figure_{number:02}" for number in (1, *range(5, 16))} | {
         f"table_{number}" for number in range(1, 5)
     }
-    assert {re.match(r"[a-z]+_\d+", name)[0] for name in FIGURES} == paper
+    own = {"measures_and_returns"}
+    assert {re.match(r"[a-z]+_\d+", name)[0] for name in set(FIGURES) - own} == paper
 
 
 def test_figures_share_runs():
@@ -725,25 +730,70 @@ def test_bootstrap():
     )
 
 
-def test_ratio():
-    twos, fours, noisy, rare = (
-        {"a": {0: np.array(x)}} for x in ([2.0], [4.0], [1.0, 3.0] * 200, [0.0, 0, 0, 0, 1])
-    )
+def test_t_interval():
+    half = 2.77645 * np.sqrt(2.5 / 5)  # the t table: 97.5%, 4 degrees of freedom
+    assert stats.t_interval([1, 2, 3, 4, 5]) == pytest.approx((3 - half, 3 + half), rel=1e-5)
+    half = 12.7062 * 0.5  # of two values a unit apart
+    assert stats.t_interval([0, 1]) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-5)
 
-    def limits(above, below):
-        return re.fullmatch(r"(.*) \((.*) to (.*)\)", stats.show_ratio(above, below)).groups()
 
-    assert stats.show_ratio(fours, twos) == "2.00" and stats.show_ratio(fours, {}) == "–"
-    ratio, low, high = map(float, limits(fours, noisy))
-    half = 1.96 * 1 / 20  # of the mean of 400 episodes of standard deviation 1
-    assert ratio == 2 and abs(low - 4 / (2 + half)) < 0.02 and abs(high - 4 / (2 - half)) < 0.02
-    ratio, low, high = map(float, limits(noisy, noisy))  # drawn again each by itself
-    assert (
-        ratio == 1
-        and abs(low - (1 - half / 2 * 2**0.5)) < 0.02
-        and abs(high - (1 + half / 2 * 2**0.5)) < 0.02
-    )
-    assert limits(twos, rare)[::2] == ("10.00", "inf")
+@pytest.mark.parametrize(
+    "ratios,text,if_above,if_below",
+    [
+        ([2, 2.1, 1.9], "2.00 (1.76 to 2.26)", "holds", "fails"),
+        ([0.5, 0.45, 0.55], "0.50 (0.39 to 0.64)", "fails", "holds"),
+        ([2, 0.5, 3, 0.5], "1.11 (0.25 to 4.88)", "undecided", "undecided"),
+        ([2], "2.00", "undecided", "undecided"),
+        ([], "–", "undecided", "undecided"),
+    ],
+)
+def test_verdicts(ratios, text, if_above, if_below):
+    logarithms = {("cheetah-run", seed): np.log(ratio) for seed, ratio in enumerate(ratios)}
+    comparison = stats.Comparison(logarithms, [])
+    assert str(comparison) == text
+    assert (comparison.verdict("above 1"), comparison.verdict("below 1")) == (if_above, if_below)
+    named = stats.Comparison(logarithms, [("walker-run", 0), ("walker-run", 2)])
+    assert str(named) == f"{text}; 0 or less, left out: walker-run 0, walker-run 2"
+    assert named.verdict("above 1") == "undecided"
+
+
+def write_pairs(folder: Path, names: dict[str, list[float]]):
+    """Of each run on two tasks with two seeds: errors of 0.1 and scores of 0.1 times its numbers."""
+    jobs = all_jobs(SCALES["demo"], folder / "runs" / "demo", "figure_08")
+    for name, numbers in names.items():
+        for job, number in zip([job for job in jobs if job.name == name], numbers):
+            write_run(job, score=0.1 * number, error=0.1 * number)
+
+
+def test_claims_of_errors_shares_and_returns(tiny):
+    """LAOM has twice LAPO's of everything on seen videos; on unseen ones the same error, and LAPO no return
+    in one of four runs."""
+    write_pairs(tiny, {"lapo": [1, 2, 3, 4], "laom": [2, 4.2, 5.7, 8]})
+    for path in tiny.glob("runs/demo/*/*/results.json"):
+        results = json.loads(path.read_text())
+        if results["script"] == "laom.py":
+            number = 1 + results["seed"] + 2 * (results["task"] == "walker-run")
+            results["latent_actions"]["action_probe_mse_over_var/unseen_videos"] = 0.1 * number
+        elif (results["task"], results["seed"]) == ("walker-run", 0):
+            results["budgets"]["8"]["unseen_videos"]["return_mean"] = 0
+        path.write_text(json.dumps(results))
+
+    bench = stats.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos")
+    claims = {row[1]: row[2:] for row in page.claim_rows(bench)[1:]}
+    seeds = "cheetah-run: 0, 1; walker-run: 0, 1"
+    twice, once = "2.00 (1.87 to 2.13)", "1.00 (1.00 to 1.00)"
+    # LAOM without augmentation, which is the demo's LAOM
+    error = claims["probe error: laom_no_aug / lapo"]
+    assert error == ["above 1", "4", seeds, twice, once, "holds | undecided", "1.34 (Figure 6)"]
+    # what is left unexplained, 1 - R², is here the error and half of it
+    for share in ("perturbation", "expert's action"):
+        row = claims[f"unexplained share of the {share}: laom_no_aug / lapo"]
+        assert row == ["above 1", "4", seeds, twice, twice, "holds", "–"]
+    *row, unseen, verdict, paper = claims["score: laom / lapo"]
+    assert row == ["above 1", "4 | 3", seeds, twice] and paper == "up to 2 (Section 4)"
+    assert unseen.startswith("2.03 (") and unseen.endswith("; 0 or less, left out: walker-run 0")
+    assert verdict == "holds | undecided"
+    assert len(claims) == 4
 
 
 def test_claims_compare_what_both_sides_have(tiny, capsys):
@@ -761,37 +811,75 @@ def test_claims_compare_what_both_sides_have(tiny, capsys):
     )
     write_run(bc, score=0.8)
     plot_all(tiny)
-    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    printed = printed_rows(capsys)
+    claims = {row[1]: row[2:] for row in printed if len(row) == 9}
 
-    def row(label):
-        return next(line[2:] for line in lines if line[1:2] == [label])
-
-    def ratios(label):
-        return [float(cell.split()[0]) for cell in row(label)[1:3]]
-
-    assert row("probe errors: lapo / lapo without distractors")[:3] == [
-        "cheetah-run: 0",
-        "3.00",
-        "3.00",
-    ]  # and not seed 1
-    assert row("probe errors: laom_no_aug / lapo")[:3] == ["cheetah-run: 0", "0.83", "0.83"]
-    assert row("errors of what labels taught: laom_supervised / idm")[:2] == [
-        "cheetah-run: 0, 1",
-        "0.71 (0.50 to 1.00)",
-    ]
+    lapo = claims["probe error: lapo / lapo without distractors"]
+    assert lapo[1:5] == ["1", "cheetah-run: 0", "3.00", "3.00"]  # and not seed 1
+    assert claims["probe error: laom_no_aug / lapo"][1:4] == ["1", "cheetah-run: 0", "0.83"]
+    labelled = claims["error of what labels taught: laom_supervised / idm"]
+    assert labelled[1:4] == ["2", "cheetah-run: 0, 1", "0.71 (0.33 to 1.49)"]
     # returns of 20 with distractors, where BC on all labels has 80, and 20 without, where it has 40
-    assert all(
-        abs(ratio - 0.5) < 0.1 for ratio in ratios("scores, 8 labelled: lapo / lapo without distractors")
-    )
-    assert all(3 < ratio < 5 for ratio in ratios("scores, 8 labelled: laom_supervised / laom"))
-    assert (
-        row("scores, 8 labelled: laom_supervised_16 / laom_supervised")[3] == "0.84 (Section 5) |"
-    )  # the smallest z of the scale
-    assert not any("quantisation" in line[0] for line in lines)  # which has not run
-    latent = next(
-        line for line in lines if line[:5] == ["| laom", "cheetah-run", "no", "1", "0.200 \\| 0.200"]
-    )
-    assert latent[-2:] == ["0.25", "0.2 \\| 0.1 |"] and latent[7:9] == ["12.5", "1.5"]
+    assert claims["score: lapo / lapo without distractors"][3] == "0.50"
+    assert claims["score: laom_supervised / laom"][3:6] == ["4.00 (4.00 to 4.00)"] * 2 + ["holds"]
+    # the smallest z of the scale, with supervision over without
+    small = claims["score: (laom_supervised_16 / laom_supervised) / (laom_16 / laom)"]
+    assert small[3] == "0.25 (0.25 to 0.25)" and small[5:] == ["fails", "2.3 (Section 5)"]
+    assert not any("quantisation" in row[0] for row in printed)  # which has not run
+    latent = next(row for row in printed if row[:5] == ["laom", "cheetah-run", "no", "1", "0.200 \\| 0.200"])
+    assert latent[-2:] == ["0.25", "0.2 \\| 0.1"] and latent[11:13] == ["12.5", "1.5"]
+    assert latent[6:10] == [f"{r2} \\| {r2}" for r2 in ("0.800", "0.010", "0.900", "0.400")]
+
+
+def test_which_measure_predicts_the_return(tiny, capsys):
+    """Six runs of a task in the order of their errors; their scores in the opposite order but for two, which
+    follow one another, on the other task in the same order."""
+    numbers = {"lapo": [1, 2, 1, 2], "laom": [3, 4, 3, 4], "laom_supervised": [5, 6, 5, 6]}
+    scores = {"cheetah-run": [6, 5, 4, 3, 1, 2], "walker-run": [1, 2, 3, 4, 5, 6]}
+    write_pairs(tiny, numbers)
+    for path in tiny.glob("runs/demo/*/*/results.json"):
+        results = json.loads(path.read_text())
+        measured = results.get("latent_actions") or results["budgets"]["8"]["latent_actions"]
+        place = round(10 * measured["action_probe_mse_over_var/seen_videos"]) - 1
+        results["budgets"]["8"]["seen_videos"]["return_mean"] = scores[results["task"]][place]
+        path.write_text(json.dumps(results))
+    plot_all(tiny, html=())
+    assert "measures_and_returns" in pictures(tiny)
+    rows = {row[0]: row[1:] for row in printed_rows(capsys) if len(row) == 7 and row[1] in ("low", "high")}
+    # Spearman: 1 - 6 Σd² / (n³ - n) with Σd² = 2; unseen returns were drawn in the order of the errors
+    assert rows["probe error"] == ["low", "+0.94 \\| -1.00", "6", "-1.00 \\| -1.00", "6", "-0.03 \\| -1.00"]
+    assert rows["unexplained share of the perturbation"] == rows["probe error"]
+    assert rows["effective rank of z"] == ["high", "–", "6", "–", "6", "–"]  # all are equal
+    assert rows["error of what labels taught"] == ["low", "–", "2", "–", "2", "–"]  # too few
+    assert "error of the policy's action" not in rows
+    assert "Which measure predicts the return" in (tiny / "pictures" / "demo.html").read_text()
+
+
+def test_figure_06_shows_what_z_tells(tiny):
+    for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_06"):
+        write_run(job, error=0.2 if job.name == "lapo" else 0.6 + 0.2 * job.seed)
+
+    def draw():
+        bench = stats.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos")
+        return figures.draw_probes(bench, "figure_06").axes
+
+    axes = draw()
+    labels = [ax.get_ylabel() for ax in axes]
+    assert labels == ["probe error, MSE / Var(a)", "R² of the perturbation", "R² of the expert's action"]
+    for ax, tells, blind in zip(axes, (0.2, 0.8, 0.9), (0.2, 0.01, 0.4)):
+        assert ax.get_xticklabels()[2].get_text().startswith(f"{tells:.2f}")
+        heights = [bar.get_height() for bar in ax.patches]
+        assert heights[2] == pytest.approx(tells) and heights[0] != pytest.approx(tells)
+        dots = [line.get_ydata() for line in ax.lines if line.get_marker() == "."]
+        assert len(dots[0]) == 2 and dots[0][0] != dots[0][1]  # seeds
+        lines = [line for line in ax.collections if line.get_label() == "from z(obs, obs)"]
+        assert lines[2].get_segments()[0][0][1] == pytest.approx(blind)
+    for path in tiny.glob("runs/demo/*/*/results.json"):  # as of data without noise
+        results = json.loads(path.read_text())
+        measured = results["latent_actions"]
+        results["latent_actions"] = {name: measured[name] for name in measured if "_r2" not in name}
+        path.write_text(json.dumps(results))
+    assert len(draw()) == 1
 
 
 def test_draws_every_figure(tiny, capsys):
@@ -943,7 +1031,7 @@ def test_the_table_hides_what_no_policy_has_earned(tiny, capsys):
     )
     table.main((write_run(job, score=0.77),))
     row = capsys.readouterr().out.splitlines()[2]
-    assert row.endswith("| 0.300 \\| 0.300 | – | – | – | – |") and "0.77" not in row
+    assert row.endswith("| 0.850 \\| 0.850 | – | – | – | – |") and "0.77" not in row
 
 
 def change_results(folder: Path, **changes):
@@ -974,12 +1062,12 @@ def test_a_budget_without_returns(tiny, capsys):
     table.main((alone, elsewhere, without_labels))
     output = capsys.readouterr().out
     cells = [line.strip("| ").split(" | ")[2:] for line in output.splitlines() if "(l" in line]
-    probe = "0.300 \\| 0.300"
+    of_z = ["0.300 \\| 0.300", "0.700 \\| 0.700", "0.850 \\| 0.850"]
     assert cells == [
-        ["2", probe, "–", "0.400", "–", "–"],
-        ["8", probe, "–", "0.400", "–", "–"],
-        ["2", probe, "–", "0.400", "71.2 ± 2.5", "–"],
-        ["–", probe, "–", "–", "–", "–"],
+        ["2", *of_z, "–", "0.400", "–", "–"],
+        ["8", *of_z, "–", "0.400", "–", "–"],
+        ["2", *of_z, "–", "0.400", "71.2 ± 2.5", "–"],
+        ["–", *of_z, "–", "–", "–", "–"],
     ]
     assert "squares-push, scale_easy_video_hard: expert 820.2, random –, score 1 is –" in output
     table.main((alone, elsewhere), csv=tiny / "table.csv")
@@ -988,14 +1076,16 @@ def test_a_budget_without_returns(tiny, capsys):
     assert [record["policy_error/unseen_videos"] for record in records] == ["0.4"] * 3
     assert [record["return_mean/environment"] for record in records] == ["", "", "71.25"]
     assert {record["return_mean/seen_videos"] for record in records} == {""}
+    assert {record["perturbation_r2/seen_videos"] for record in records} == {"0.7"}
+    assert {record["blind_plan_r2/unseen_videos"] for record in records} == {"0.4"}
 
     # plot.py: a card for any of them; in the overview those of the scale's tasks
     change_results(alone, task="cheetah-run")
     frames = [Image.fromarray(np.full((64, 128, 3), 20 * i, np.uint8)) for i in range(4)]
     frames[0].save(elsewhere / "rollout_2.gif", save_all=True, append_images=frames[1:], duration=40)
     plot_all(tiny, html=(alone, elsewhere))
-    overview = [row[4:] for row in printed_rows(capsys) if row[0] == "lapo" and len(row) == 10]
-    assert overview == [[number, probe, "–", "0.400", "–", "–"] for number in "28"]
+    overview = [row[4:] for row in printed_rows(capsys) if row[0] == "lapo" and len(row) == 12]
+    assert overview == [[number, *of_z, "–", "0.400", "–", "–"] for number in "28"]
     page = (tiny / "pictures" / "demo.html").read_text()
     assert page.count("<article") == 2 and "2 labelled trajectories; returns: environment 71" in page
 

@@ -65,7 +65,8 @@ ALLOWED |= {
     "PIL",
     "imageio",
     "absl",
-}  # the last three come with torchvision, shimmy and dm_control
+    "scipy",
+}  # the last four come with torchvision, shimmy and dm_control
 
 
 def code_tokens(source: str) -> list[int]:
