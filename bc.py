@@ -127,7 +127,7 @@ class Args:
 
 SMALL = {"batch_size": 64, "warmup_epochs": 0.5, "encoder_num_res_blocks": 1}
 DEMO = Args(
-    data=("data/cheetah-run__scale_easy_video_hard__repeat4__noise0.6__train.hdf5",),
+    data=("data/cheetah-run__scale_easy_video_hard__repeat4__noise0.8__train.hdf5",),
     num_labeled_trajectories=("all", 2, 8),
     bc=BCArgs(**SMALL, num_epochs=6, num_updates=1000, learning_rate=2e-3, encoder_scale=2),
 )
@@ -244,7 +244,7 @@ def infer_some(args, network, data, trajectories):
 def infer_all(args, network, data, index):
     """What the network answers to (obs, next_obs) at every index: float32 (len(index), …)."""
     outputs = []
-    for chunk in Progress(index.split(512), "inference", unit="batch", delay=10, disable=RANK > 0):
+    for chunk in Progress(index.split(512), "inference", delay=10, disable=RANK > 0):
         obs, next_obs = data.observe_pair(chunk)
         with args.autocast():
             outputs.append(network(obs, next_obs).float())

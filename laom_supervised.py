@@ -166,12 +166,12 @@ class Args:
 
 SMALL = {"batch_size": 64, "warmup_epochs": 0.5, "encoder_num_res_blocks": 1}
 DEMO = Args(
-    data=("data/cheetah-run__scale_easy_video_hard__repeat4__noise0.6__train.hdf5",),
+    data=("data/cheetah-run__scale_easy_video_hard__repeat4__noise0.8__train.hdf5",),
     num_labeled_trajectories=(8,),
     lam=LAMArgs(
         **SMALL,
         num_epochs=6,
-        labeled_batch_size=64,
+        labeled_batch_size=16,
         learning_rate=1e-3,
         encoder_scale=1,
         future_obs_offset=3,  # the paper's 10 steps at 4 steps an action
@@ -588,7 +588,7 @@ def effective_rank(z):
 def infer_all(args, network, data, index):
     """What the network answers to (obs, next_obs) at every index: float32 (len(index), …)."""
     outputs = []
-    for chunk in Progress(index.split(512), "inference", unit="batch", delay=10, disable=RANK > 0):
+    for chunk in Progress(index.split(512), "inference", delay=10, disable=RANK > 0):
         obs, next_obs = data.observe_pair(chunk)
         with args.autocast():
             outputs.append(network(obs, next_obs).float())
