@@ -6,10 +6,10 @@ pixels, with a moving video in the background, a shaking camera and drifting col
 states, the actions and the physics go into one HDF5 file with training videos and one with evaluation
 videos, which the learner of the other scripts never sees.
 
-    python collect_data.py demo                         # 24 + 8 cheetah-run trajectories in data/, minutes
+    python collect_data.py demo                         # 64 + 8 short cheetah-run trajectories in data/, minutes
     python collect_data.py --task walker-run            # the paper's size: 5,000 + 50 trajectories, 63 GB
     python collect_data.py --task fish-swim --expert fish.npz --masks      # any task; also where the agent is
-    python collect_data.py --action-repeat 4 --action-noise 0.4     # decisions one can see, perturbed actions
+    python collect_data.py --action-repeat 4 --action-noise 0.8     # decisions one can see, perturbed actions
     python collect_data.py --shard 3/16                 # the third of 16 parts of it, on one of many machines
     python collect_data.py --backgrounds DAVIS/         # DAVIS 2017 videos instead of procedural ones
     python collect_data.py --rerender data/<file>.hdf5 --seed 1 --output twins     # the same physics again
