@@ -6,7 +6,7 @@ pixels, with a moving video in the background, a shaking camera and drifting col
 states, the actions and the physics go into one HDF5 file with training videos and one with evaluation
 videos, which the learner of the other scripts never sees.
 
-    python collect_data.py demo                         # 64 + 8 short cheetah-run trajectories in data/, minutes
+    python collect_data.py demo                         # 64 + 8 short trajectories in data/, minutes
     python collect_data.py --task walker-run            # the paper's size: 5,000 + 50 trajectories, 63 GB
     python collect_data.py --task fish-swim --expert fish.npz --masks      # any task; also where the agent is
     python collect_data.py --action-repeat 4 --action-noise 0.8     # decisions one can see, perturbed actions

@@ -937,10 +937,10 @@ def test_runs_are_known_by_their_arguments(tiny, capsys):
     del args["lam"]["target"], args["lr_schedule"]
     (folder / "args.json").write_text(json.dumps(args))
     assert load().find("laom")
-    args["lam"]["num_epochs"] = 6
+    args["lam"]["num_epochs"] = 7
     (folder / "args.json").write_text(json.dumps(args))
     assert not load().find("laom")
-    assert f"{folder} is no run of the demo scale: lam.num_epochs is 6, not 7" in capsys.readouterr().out
+    assert f"{folder} is no run of the demo scale: lam.num_epochs is 7, not 6" in capsys.readouterr().out
 
 
 def test_the_newest_run_counts(tiny):

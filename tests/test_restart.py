@@ -333,6 +333,7 @@ def command_of_ranks(script: str, data: Path) -> list[str]:
             "lam__num_epochs": 1,
             "lam__future_obs_offset": 1,
             "decoder__num_updates": 9,
+            "decoder__learning_rate": 3e-5,
             "lam__learning_rate": 3e-4,
         }
     return command(
