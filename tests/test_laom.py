@@ -106,6 +106,29 @@ def test_the_actor_does_not_mind_where_z_lies(short_file):
         )  # Adam: a step is a rate
 
 
+def test_z_inferred_once_is_that_of_each_batch(short_file, monkeypatch):
+    """One pass infers z in each batch, several passes infer all of it before the first."""
+    mse_loss, targets, calls = laom.F.mse_loss, {1: [], 2: []}, {}
+    for num_epochs in targets:
+
+        def record(prediction, target):
+            targets[num_epochs].append(target)
+            return mse_loss(prediction, target)
+
+        args = parse("laom.py", short_file, bc__num_epochs=num_epochs)
+        data = laom.Dataset(args.data, args)
+        torch.manual_seed(0)
+        lam = laom.LAM(args.lam, args.frame_stack)
+        sizes = calls[num_epochs] = []
+        lam.register_forward_hook(lambda network, inputs, z, sizes=sizes: sizes.append(len(z)))
+        monkeypatch.setattr(laom.F, "mse_loss", record)
+        laom.train_actor(args, data, lam, "bc", Recorder(5, keep=False))
+    number = len(data.transitions(data.shuffle))
+    assert sum(calls[1]) == number + 5 * args.bc.batch_size and sum(calls[2]) == number
+    for in_batch, once in zip(targets[1], targets[2], strict=True):
+        torch.testing.assert_close(once, in_batch, rtol=1e-4, atol=1e-4)
+
+
 def test_a_run_leaves_everything(finished):
     folder = finished("laom.py")
     names = {path.name for path in folder.iterdir()}
