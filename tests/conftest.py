@@ -38,7 +38,7 @@ TINY = {
     **{"lam.num_epochs": 3, "lam.batch_size": 16, "lam.labeled_batch_size": 16, "lam.latent_action_dim": 32},
     **{"lam.act_head_dim": 32, "lam.obs_head_dim": 32, "lam.use_aug": True},
     **{"idm.num_updates": 27, "idm.batch_size": 16, "idm.act_head_dim": 32},
-    **{"bc.num_epochs": 3, "bc.num_updates": 27, "bc.batch_size": 16},
+    **{"bc.num_epochs": 3, "bc.num_updates": 27, "bc.batch_size": 16, "bc.encoder_scale": 1},
     **{"decoder.num_updates": 27, "decoder.batch_size": 16},
     **{"eval.num_episodes": 1, "eval.num_workers": 1},
 }
