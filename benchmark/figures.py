@@ -432,6 +432,10 @@ def describe(bench: Benchmark, name: str, about: benchmark.Figure) -> str:
         f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}",
         videos,
     ]
+    for run_name in about.once:
+        own_seeds = sorted({run.seed for run in runs if run_name in run.names})
+        if own_seeds and own_seeds != seeds:
+            words.append(f"{label_of(run_name)}: seed {', '.join(map(str, own_seeds))}")
     has_laom = any({"laom", "laom_cross"} & run.names for run in runs)
     if has_laom and not bench.scale.laom_augments and name != "figure_06":
         words.append("LAOM without augmentation")

@@ -310,6 +310,7 @@ class Figure:
     clean: list[str] = dataclasses.field(default_factory=list)  # and without
     task: str | None = None  # where the paper takes a single task (a scale without it takes its own)
     seeds: tuple[int, ...] = ()  # fewer than the scale's
+    once: tuple[str, ...] = ()  # runs that are shown with the seeds they have, if fewer than the others'
     tasks: tuple[str, ...] = ()  # of a part of the night, which has its own tasks and seeds
     part: int = 0  # of the night: the first part runs first
     per_task: bool = False  # a panel for each task; the others are means over tasks
@@ -333,7 +334,9 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
     dims += [f"laom_supervised_{dim}" for dim in scale.smaller_dims]
     figures = {
         "figure_01": Figure("all methods, with distractors", METHODS),
-        "figure_05": Figure("LAPO's latent actions with and without quantiser", quantizers, quantizers),
+        "figure_05": Figure(
+            "LAPO's latent actions with and without quantiser", quantizers, quantizers, once=(quantizers[0],)
+        ),
         "figure_06": Figure("LAOM's changes to LAPO, one after the other", steps, [steps[0], steps[-1]]),
         "figure_07": Figure("LAPO and LAOM, with and without distractors", unsupervised, unsupervised),
         "figure_08": Figure("all methods by labels, with distractors", METHODS, per_task=True),

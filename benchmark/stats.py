@@ -203,7 +203,8 @@ class Benchmark:
     def only(self, figure: Figure) -> "Benchmark":
         """The runs that the figure compares, on its task, or on those on which every method has run.
 
-        With a panel for each task, on all of them. Of a task, only the seeds with which all methods have run.
+        With a panel for each task, on all of them. Of a task, only the seeds with which all methods have run,
+        except those of which one seed will do.
         """
         keys = [key for key in figure.runs if self.find(*key)]
         tasks_of_keys = [{run.task for run in self.find(*key)} for key in keys]
@@ -214,7 +215,8 @@ class Benchmark:
             tasks = {figure.task}
         seeds = {}
         for task in tasks:
-            seeds_of_keys = [{run.seed for run in self.find(*key, task)} for key in keys]
+            narrowing = [key for key in keys if key[0] not in figure.once] or keys
+            seeds_of_keys = [{run.seed for run in self.find(*key, task)} for key in narrowing]
             seeds[task] = set.intersection(*filter(None, seeds_of_keys))
         difficulties = {difficulty for _, difficulty in keys}
         return self.narrowed(

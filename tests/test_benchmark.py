@@ -1023,6 +1023,26 @@ def test_only_finished_runs_with_the_seeds_of_all_count(tiny, capsys):
         assert seeds() == {0} and str(path.parent) in capsys.readouterr().out
 
 
+def test_one_seed_of_vq_does_not_narrow_the_others(tiny):
+    jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_05")
+    folders = {
+        (job.name, job.seed): write_run(job)
+        for job in jobs
+        if job.task == "cheetah-run" and job.difficulty == DISTRACTORS
+    }
+
+    def words():
+        bench = stats.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "unseen_videos")
+        figure = benchmark.list_figures(TINY)["figure_05"]
+        return figures.describe(bench.only(figure), "figure_05", figure)
+
+    assert "seeds 0, 1" in words() and "VQ: seed" not in words()
+    shutil.rmtree(folders["lapo_original_vq", 1])
+    assert "seeds 0, 1" in words() and "VQ: seed 0" in words()
+    shutil.rmtree(folders["lapo_original_fsq", 1])
+    assert "seed 0" in words() and "VQ: seed" not in words()
+
+
 def test_the_table_hides_what_no_policy_has_earned(tiny, capsys):
     job = next(
         job
