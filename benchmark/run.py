@@ -835,7 +835,7 @@ def say(text: str):
     write(text)
 
 
-def run_side_by_side(jobs: list[Job], known: dict[str, dict], args: Args) -> list[str]:
+def run_side_by_side(jobs: list[Job], earlier: list[Job], known: dict[str, dict], args: Args) -> list[str]:
     """Does the jobs in order, as many at once as there are places; says which failed."""
     places = queue.SimpleQueue()
     for place in range(args.side_by_side):
@@ -875,29 +875,29 @@ def run_side_by_side(jobs: list[Job], known: dict[str, dict], args: Args) -> lis
         while working:
             working = bool(concurrent.futures.wait(futures, timeout=1).not_done)
             bar.n = sum(job.state == "finished" for job in jobs)
-            bar.set_postfix_str(describe_progress(jobs, args.side_by_side))
+            bar.set_postfix_str(describe_progress(jobs, earlier, args.side_by_side))
         bar.close()
     failures = [future.result() for future in futures]
     return [failure for failure in failures if failure]
 
 
-def describe_progress(jobs: list[Job], side_by_side: int) -> str:
+def describe_progress(jobs: list[Job], earlier: list[Job], side_by_side: int) -> str:
     """What runs, what has failed, and the time left."""
     failed = sum(job.state == "failed" for job in jobs)
     words = [f"{failed} failed"] if failed else []
     running = [f"{job.folder.name} {job.task} {job.seed}" for job in jobs if job.state == "runs"]
     if running:
         words.append(" + ".join(running))
-    seconds = seconds_left(jobs, side_by_side)
+    seconds = seconds_left(jobs, earlier, side_by_side)
     minutes = round((seconds or 0) / 60)
     left = f"about {minutes // 60} h {minutes % 60} min left"
     words.append("time left unknown" if seconds is None else left)
     return ", ".join(words)
 
 
-def seconds_left(jobs: list[Job], side_by_side: int) -> float | None:
+def seconds_left(jobs: list[Job], earlier: list[Job], side_by_side: int) -> float | None:
     """From what finished runs have taken: those of the same name, else of the same method, else all."""
-    finished = [job for job in jobs if job.state == "finished"]
+    finished = [job for job in jobs + earlier if job.state == "finished"]
     if not finished:
         return None
     left = [0.0]
@@ -1070,6 +1070,9 @@ def main(args: Args):
     jobs = make_jobs(scale, figures, args.tasks, args.seeds, args.runs / args.scale)
     survey(jobs, known)
     data = data_commands(scale, figures, jobs, args.tasks)
+    # runs that this command leaves alone tell how long its own will take
+    earlier = make_jobs(scale, list_figures(scale) | list_night(scale), (), (), args.runs / args.scale)
+    survey(earlier, known)
     failed = []
     if args.dry_run:
         print_commands(data, jobs, known)
@@ -1079,7 +1082,7 @@ def main(args: Args):
             timer.daemon = True
             timer.start()
         failed = collect_data(data, args.runs / args.scale / "logs")
-        failed += run_side_by_side(jobs, known, args)
+        failed += run_side_by_side(jobs, earlier, known, args)
 
     found = [find_run(job, known[job.name]) for job in jobs]
     if args.export and not args.dry_run:

@@ -558,13 +558,14 @@ def test_time_left():
     def job(name: str, state: str, seconds: float = 0, method: str = "laom") -> benchmark.Job:
         return benchmark.Job(name, "cheetah-run", CLEAN, 0, method, [], None, state=state, seconds=seconds)
 
-    assert benchmark.seconds_left([job("laom", "waits")], 2) is None
+    assert benchmark.seconds_left([job("laom", "waits")], [], 2) is None
     finished = [job("laom", "finished", 100), job("laom", "finished", 200), job("laom_16", "finished", 40)]
-    assert benchmark.seconds_left(finished, 2) == 0
-    assert benchmark.seconds_left([*finished, job("laom", "waits")], 2) == 150  # one alone is not halved
+    assert benchmark.seconds_left(finished, [], 2) == 0
+    assert benchmark.seconds_left([*finished, job("laom", "waits")], [], 2) == 150  # one alone is not halved
+    assert benchmark.seconds_left([job("laom", "waits")], finished, 2) == 150  # of another command
     waiting = [job("laom", "waits"), job("laom", "waits", 30), job("laom_16", "waits")]
-    assert benchmark.seconds_left([*finished, *waiting], 2) == (150 + 120 + 40) / 2
-    assert benchmark.seconds_left([*finished, job("bc", "waits", 0, "bc")], 1) == 340 / 3
+    assert benchmark.seconds_left([*finished, *waiting], [], 2) == (150 + 120 + 40) / 2
+    assert benchmark.seconds_left([*finished, job("bc", "waits", 0, "bc")], [], 1) == 340 / 3
 
 
 def test_export_keeps_what_is_small(tiny):
