@@ -406,8 +406,7 @@ def provenance(bench: Benchmark) -> str:
 def runs_to_show(bench: Benchmark, chosen: tuple[Path, ...]) -> list[Run]:
     """The chosen runs, or the first seed of each kind with distractors; methods first."""
     if chosen:
-        known = benchmark.identities(bench.scale)
-        runs = [load_run(folder, known) for folder in chosen]
+        runs = [load_run(folder, bench.scale) for folder in chosen]
     else:
         first = {}
         for run in in_order(bench):

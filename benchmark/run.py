@@ -70,7 +70,7 @@ METHODS = ["bc", "idm", "lapo", "laom", "laom_supervised"]
 class Scale:
     data: Path  # folder of the datasets
     action_repeat: int  # simulation steps of an action
-    action_noise: float  # standard deviation of what is added to the expert's actions
+    action_noise: dict[str, float]  # task → standard deviation of what is added to the expert's actions
     num_trajectories: int  # in a training file
     num_eval_trajectories: int  # in an evaluation file
     tasks: tuple[str, ...]
@@ -84,6 +84,7 @@ class Scale:
     smaller_dims: tuple[int, ...]  # sizes of z in Figures 9 and 12, beside the method's own
     laom_augments: bool  # whether LAOM augments unless a flag says otherwise
     methods: dict[str, str]  # method or variant → its script, preset and what differs from the preset
+    task_flags: dict[str, str] = dataclasses.field(default_factory=dict)  # task → what its runs have besides
     variants: dict[str, str] = dataclasses.field(default_factory=dict)  # variant → method that it is like
 
     @property
@@ -95,7 +96,7 @@ class Scale:
 PAPER = Scale(
     data=Path("data/paper"),
     action_repeat=1,
-    action_noise=0,
+    action_noise={},
     num_trajectories=5000,
     num_eval_trajectories=50,
     tasks=ALL_TASKS,
@@ -117,14 +118,16 @@ PAPER = Scale(
     },
 )
 
+ACTION_NOISE = {"cheetah-run": 0.8, "walker-run": 0.6}  # README.md here: how mini was chosen
+
 DEMO = Scale(
     data=Path("data"),
     action_repeat=4,
-    action_noise=0.8,
+    action_noise=ACTION_NOISE,
     num_trajectories=64,
     num_eval_trajectories=8,
     tasks=("cheetah-run",),
-    other_tasks=("walker-run", "hopper-hop"),
+    other_tasks=("walker-run",),
     trajectories_per_file=32,
     seeds=(0,),
     budgets=(2, 8),
@@ -148,15 +151,15 @@ DEMO = Scale(
 MINI_LAM = "--lam.num-epochs 8"
 MINI_LAOM = f"{MINI_LAM} --lam.act-head-dim 512 --lam.obs-head-dim 512"
 MINI_IDM = "--idm.num-updates 4000 --idm.act-head-dim 512"
-MINI_BC = "--bc.num-epochs 5 --eval.num-episodes 10"
+MINI_BC = "--eval.num-episodes 10"
 MINI = Scale(
     data=Path("data/mini"),
     action_repeat=4,
-    action_noise=0.8,
+    action_noise=ACTION_NOISE,
     num_trajectories=256,
     num_eval_trajectories=16,
     tasks=("cheetah-run", "walker-run"),
-    other_tasks=("cheetah-run", "walker-run", "hopper-hop"),
+    other_tasks=("cheetah-run", "walker-run"),
     trajectories_per_file=128,
     seeds=(0, 1, 2),
     budgets=(2, 8, 32),
@@ -172,6 +175,7 @@ MINI = Scale(
         "laom": f"laom.py demo {MINI_LAOM} {MINI_BC}",
         "laom_supervised": f"laom_supervised.py demo {MINI_LAOM} {MINI_BC}",
     },
+    task_flags={"cheetah-run": "--bc.num-epochs 5", "walker-run": "--bc.num-epochs 12"},
 )
 
 # A quarter of an hour of one H100, where the scripts take bfloat16 and torch.compile: the paper's networks at
@@ -184,11 +188,11 @@ GPU_IDM = "--idm.encoder-scale 3 --idm.num-updates 4000 --idm.batch-size 256 --i
 GPU = Scale(
     data=Path("data/gpu"),
     action_repeat=4,
-    action_noise=0.8,
+    action_noise=ACTION_NOISE,
     num_trajectories=500,
     num_eval_trajectories=16,
     tasks=("cheetah-run",),
-    other_tasks=("walker-run", "hopper-hop"),
+    other_tasks=("walker-run",),
     trajectories_per_file=250,
     seeds=(0,),
     budgets=(8,),
@@ -231,12 +235,14 @@ def list_runs(scale: Scale, task: str | None = None, difficulty: str = DISTRACTO
     budgets = " ".join(map(str, scale.budgets))
     labels = f"--num-labeled-trajectories {budgets}"
     costly_labels = f"--num-labeled-trajectories {' '.join(map(str, scale.costly_budgets))}"
+    flags = scale.task_flags.get(task, "")
+    methods = {name: f"{command} {flags}".strip() for name, command in scale.methods.items()}
 
-    bc = f"{scale.methods['bc']} --data {own}"
-    idm = f"{scale.methods['idm']} --data {own}"
-    lapo = f"{scale.methods['lapo']} --data {own}"
-    laom = f"{scale.methods['laom']} --data {own}"
-    supervised = f"{scale.methods['laom_supervised']} --data {own}"
+    bc = f"{methods['bc']} --data {own}"
+    idm = f"{methods['idm']} --data {own}"
+    lapo = f"{methods['lapo']} --data {own}"
+    laom = f"{methods['laom']} --data {own}"
+    supervised = f"{methods['laom_supervised']} --data {own}"
     runs = {
         "bc": f"{bc} --num-labeled-trajectories all {budgets}",
         "idm": f"{idm} {costly_labels}",
@@ -268,9 +274,9 @@ def list_runs(scale: Scale, task: str | None = None, difficulty: str = DISTRACTO
     cross = f"--data {others} --trajectories-per-file {scale.trajectories_per_file}"
     cross += f" --labeled-data {own}"
     runs |= {
-        "lapo_cross": f"{scale.methods['lapo']} {cross} {labels}",
-        "laom_cross": f"{scale.methods['laom']} {cross} {labels}",
-        "laom_supervised_cross": f"{scale.methods['laom_supervised']} {cross} {costly_labels}",
+        "lapo_cross": f"{methods['lapo']} {cross} {labels}",
+        "laom_cross": f"{methods['laom']} {cross} {labels}",
+        "laom_supervised_cross": f"{methods['laom_supervised']} {cross} {costly_labels}",
     }
 
     # Figures 9 and 12: Section 5 has 128 labelled trajectories, the most of Figure 8.
@@ -280,7 +286,7 @@ def list_runs(scale: Scale, task: str | None = None, difficulty: str = DISTRACTO
         runs[f"laom_supervised_{dim}"] = f"{supervised} {small}"
 
     for name, like in scale.variants.items():
-        runs[name] = scale.methods[name] + runs[like].removeprefix(scale.methods[like])
+        runs[name] = methods[name] + runs[like].removeprefix(methods[like])
     return runs
 
 
@@ -289,8 +295,8 @@ def data_file(scale: Scale, task: str, difficulty: str, split: str = "train") ->
     name = f"{task}__{difficulty}"
     if scale.action_repeat > 1:
         name += f"__repeat{scale.action_repeat}"
-    if scale.action_noise > 0:
-        name += f"__noise{scale.action_noise}"
+    if task in scale.action_noise:
+        name += f"__noise{scale.action_noise[task]}"
     return f"{scale.data}/{name}__{split}.hdf5"
 
 
@@ -441,6 +447,7 @@ class Job:
     twin: str | None  # what to measure its LAM or IDM on besides
     reconstruct: bool = False
     part: int = 0  # of the night
+    wanted: dict = dataclasses.field(default_factory=dict)  # its identity
     before: Literal["finished", "continues", "starts"] = "starts"  # how we have found it
     state: Literal["waits", "runs", "finished", "failed", "elsewhere"] = "waits"
     seconds: float = 0  # of all sessions that have ended
@@ -484,13 +491,15 @@ def make_jobs(
     scale: Scale, figures: dict[str, Figure], tasks: tuple[str, ...], seeds: tuple[int, ...], runs: Path
 ) -> list[Job]:
     """All runs of the figures, each once: names that mean the same experiment are the first of them."""
-    known = identities(scale)
+    known = {task: identities(scale, task) for task in tasks or scale.tasks}
     jobs = {}
     for figure in figures.values():
         for name, difficulty in figure.runs:
-            first_name = next(other for other in known if known[other] == known[name])
             for task, seed in itertools.product(*choose_tasks_and_seeds(scale, figure, tasks, seeds)):
+                wanted = known[task][name]
+                first_name = next(other for other in known[task] if known[task][other] == wanted)
                 job = make_job(scale, first_name, task, difficulty, seed, runs)
+                job.wanted = wanted
                 job.part = figure.part
                 job = jobs.setdefault(tuple(job.command), job)
                 job.reconstruct = job.reconstruct or figure.reconstruct
@@ -543,10 +552,10 @@ def load_script(script: str):
     return module
 
 
-def identities(scale: Scale) -> dict[str, dict]:
-    """The identity of every name of the scale."""
+def identities(scale: Scale, task: str) -> dict[str, dict]:
+    """The identity of every name of the scale on a task."""
     result = {}
-    for name, command in list_runs(scale).items():
+    for name, command in list_runs(scale, task).items():
         script, *argv = shlex.split(command)
         result[name] = identity(script, parse(script, *argv))
     return result
@@ -568,7 +577,7 @@ def values(command: list[str], flag: str) -> list[str]:
     return list(itertools.takewhile(lambda word: not word.startswith("--"), words))
 
 
-def find_run(job: Job, wanted: dict) -> tuple[Path | None, bool]:
+def find_run(job: Job) -> tuple[Path | None, bool]:
     """The newest run of the job and whether it has finished; None if it has not begun."""
     data = values(job.command, "--data")
     labeled_data = values(job.command, "--labeled-data")
@@ -582,7 +591,7 @@ def find_run(job: Job, wanted: dict) -> tuple[Path | None, bool]:
         if not labels <= set(map(str, args["num_labeled_trajectories"])):
             continue
         own_script = folder / Path(job.script).name
-        if not own_script.exists() or differences(identity(job.script, args), wanted):
+        if not own_script.exists() or differences(identity(job.script, args), job.wanted):
             continue
         if not (folder / "results.json").exists():
             begun = begun or folder
@@ -617,8 +626,8 @@ def data_commands(
             command += ["--task", task, "--difficulty", difficulty]
             if scale.action_repeat > 1:
                 command += ["--action-repeat", str(scale.action_repeat)]
-            if scale.action_noise > 0:
-                command += ["--action-noise", str(scale.action_noise)]
+            if task in scale.action_noise:
+                command += ["--action-noise", str(scale.action_noise[task])]
             command += ["--num-trajectories", str(scale.num_trajectories)]
             command += ["--num-eval-trajectories", str(scale.num_eval_trajectories)]
             datasets[file] = [*command, "--output", str(Path(file).parent)]
@@ -791,7 +800,7 @@ def collect_data(commands: dict[str, list[str]], logs: Path) -> list[str]:
     return failed
 
 
-def do(job: Job, wanted: dict, title: str, place: int, args: Args) -> str | None:
+def do(job: Job, title: str, place: int, args: Args) -> str | None:
     """Trains what has not finished, then measures what is not measured; in words what failed, if it did."""
     log = claim(job.log)
     if log is None:
@@ -801,7 +810,7 @@ def do(job: Job, wanted: dict, title: str, place: int, args: Args) -> str | None
         own_log = log if args.side_by_side > 1 else None
         says = f", see {job.log}" if own_log else ""
         place = {"log": own_log, "environment": args.environment(place)}
-        folder, finished = find_run(job, wanted)  # which another benchmark may have finished meanwhile
+        folder, finished = find_run(job)  # which another benchmark may have finished meanwhile
         if not finished:
             absent = [file for file in job.files if not (ROOT / file).exists()]
             if absent:
@@ -809,7 +818,7 @@ def do(job: Job, wanted: dict, title: str, place: int, args: Args) -> str | None
             command = train_command(job, folder)
             announce(title, command, log)
             succeeded = execute(command, **place)
-            folder, finished = find_run(job, wanted)
+            folder, finished = find_run(job)
             if folder:
                 note_time(job, folder, time.time() - job.began, args.cores)
             if not succeeded or not finished:
@@ -835,7 +844,7 @@ def say(text: str):
     write(text)
 
 
-def run_side_by_side(jobs: list[Job], earlier: list[Job], known: dict[str, dict], args: Args) -> list[str]:
+def run_side_by_side(jobs: list[Job], earlier: list[Job], args: Args) -> list[str]:
     """Does the jobs in order, as many at once as there are places; says which failed."""
     places = queue.SimpleQueue()
     for place in range(args.side_by_side):
@@ -849,7 +858,7 @@ def run_side_by_side(jobs: list[Job], earlier: list[Job], known: dict[str, dict]
         job.began = time.time()
         try:
             title = f"# {number} of {len(jobs)}, {job.before}: {job}"
-            failure = do(job, known[job.name], title, place, args)
+            failure = do(job, title, place, args)
         finally:
             places.put(place)
         job.seconds += time.time() - job.began
@@ -1015,22 +1024,22 @@ def refuse_bad_input(args: Args):
         raise SystemExit(f"error: --minutes {args.minutes}: more than 0")
 
 
-def survey(jobs: list[Job], known: dict[str, dict]):
+def survey(jobs: list[Job]):
     """Notes what is there of each run."""
     for job in jobs:
-        folder, finished = find_run(job, known[job.name])
+        folder, finished = find_run(job)
         job.seconds = sum(read_clock(folder)["seconds"])
         job.before = "finished" if finished else "continues" if folder else "starts"
         if finished and measure_command(job, folder) is None:
             job.state = "finished"
 
 
-def print_commands(data: dict[str, list[str]], jobs: list[Job], known: dict[str, dict]):
+def print_commands(data: dict[str, list[str]], jobs: list[Job]):
     """A line for each dataset that is missing and each run that is not finished and measured."""
     for file, command in data.items():
         print(f"# data: {file}\n{shell_line(command)}")
     for number, job in enumerate(jobs, 1):
-        folder, finished = find_run(job, known[job.name])
+        folder, finished = find_run(job)
         print(f"# {number} of {len(jobs)}, {job.before}: {job}{f', {folder}' if finished else ''}")
         commands = [] if finished else [train_command(job, folder)]
         commands.append(measure_command(job, folder))
@@ -1066,25 +1075,24 @@ def main(args: Args):
     if args.script and args.script.stem not in compared:
         raise SystemExit(f"error: --like {args.like}: {', '.join(figures)}: it is not compared there")
 
-    known = identities(scale)
     jobs = make_jobs(scale, figures, args.tasks, args.seeds, args.runs / args.scale)
-    survey(jobs, known)
+    survey(jobs)
     data = data_commands(scale, figures, jobs, args.tasks)
     # runs that this command leaves alone tell how long its own will take
     earlier = make_jobs(scale, list_figures(scale) | list_night(scale), (), (), args.runs / args.scale)
-    survey(earlier, known)
+    survey(earlier)
     failed = []
     if args.dry_run:
-        print_commands(data, jobs, known)
+        print_commands(data, jobs)
     else:
         if args.minutes:
             timer = threading.Timer(60 * args.minutes, STOPPED.append, ["minutes"])
             timer.daemon = True
             timer.start()
         failed = collect_data(data, args.runs / args.scale / "logs")
-        failed += run_side_by_side(jobs, earlier, known, args)
+        failed += run_side_by_side(jobs, earlier, args)
 
-    found = [find_run(job, known[job.name]) for job in jobs]
+    found = [find_run(job) for job in jobs]
     if args.export and not args.dry_run:
         for job, (folder, finished) in zip(jobs, found):
             if finished:

@@ -122,15 +122,23 @@ class Run:
         return read_wall_clock(self.folder)
 
 
-def load_run(folder: Path, known: dict[str, dict]) -> Run:
+def load_run(folder: Path, scale: benchmark.Scale) -> Run:
     try:
         args = json.loads((folder / "args.json").read_text())
         results = json.loads((folder / "results.json").read_text())
         identity = benchmark.identity(results["script"], args)
     except (OSError, ValueError, KeyError) as error:
         raise SystemExit(f"error: {folder} is no finished run: {error}")
-    names = {name for name, wanted in known.items() if not benchmark.differences(identity, wanted)}
+    names = set()
+    for name, wanted in identities(scale, results["task"]).items():
+        if not benchmark.differences(identity, wanted):
+            names.add(name)
     return Run(folder, args, results, names)
+
+
+def identities(scale: benchmark.Scale, task: str) -> dict[str, dict]:
+    """The identity of every name of the scale; those on what is no task of it are as on its first."""
+    return benchmark.identities(scale, task if task in scale.tasks else scale.tasks[0])
 
 
 def read_wall_clock(folder: Path) -> dict:
@@ -167,19 +175,18 @@ class Benchmark:
             note = read_wall_clock(folder)
             if "like" in note and (ROOT / note["script"]).exists():
                 self.scale = benchmark.with_variant(self.scale, note["script"], note["like"])
-        known = benchmark.identities(self.scale)
-        runs = [load_run(folder, known) for folder in folders]
+        runs = [load_run(folder, self.scale) for folder in folders]
         runs.sort(key=lambda run: date_of(run.folder), reverse=True)
         runs.sort(key=lambda run: len(run.results["budgets"]), reverse=True)
         self.runs = {}
         for run in runs:
-            problem = self.why_not(run, known)
+            problem = self.why_not(run)
             if problem:
                 print(f"{run.folder} {problem}")
             else:
                 self.runs.setdefault((min(run.names), run.task, run.difficulty, run.seed), run)
 
-    def why_not(self, run: Run, known: dict[str, dict]) -> str | None:
+    def why_not(self, run: Run) -> str | None:
         """Why a run does not belong to the scale, if it does not."""
         if run.task not in ALL_TASKS:
             return f"is no run of the {self.scale_name} scale: {run.task} is none of its tasks"
@@ -188,7 +195,8 @@ class Benchmark:
         if run.names:
             return None
         identity = benchmark.identity(run.results["script"], run.args)
-        of_script = [wanted for wanted in known.values() if wanted["script"] == identity["script"]]
+        known = identities(self.scale, run.task).values()
+        of_script = [wanted for wanted in known if wanted["script"] == identity["script"]]
         if not of_script:
             return f"is shown once benchmark/run.py has run {identity['script']} with --script and --like"
         distances = [benchmark.differences(identity, wanted) for wanted in of_script]
