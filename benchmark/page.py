@@ -9,6 +9,7 @@ import html
 import importlib
 import io
 import json
+from collections.abc import Sequence
 from math import nan
 from pathlib import Path
 
@@ -144,6 +145,7 @@ TABLES = {"table_1": table_1, "table_2": table_2, "table_3": table_3, "table_4":
 # ---- Overviews of all runs --------------------------------------------------------------------------------
 
 OVERVIEWS = {
+    "Means over seeds": "as below; returns ± standard deviation over seeds, of the means over episodes",
     "All runs": "cells are seen | unseen videos; errors MSE / Var(a), "
     "returns mean ± standard deviation over episodes",
     "Latent actions": "probe errors, MSE / Var(a), and R² of the perturbation and of the expert's action, "
@@ -164,6 +166,7 @@ def overviews(bench: Benchmark) -> dict[str, Rows]:
     """Title → table, of those that have rows."""
     runs = in_order(bench)
     tables = {
+        "Means over seeds": mean_rows(bench, runs),
         "All runs": run_rows(bench, runs),
         "Latent actions": lam_rows(runs),
         "The paper's claims": claim_rows(bench),
@@ -261,6 +264,46 @@ def in_order(bench: Benchmark) -> list[Run]:
 def run_cells(run: Run) -> list[str]:
     distractors = {DISTRACTORS: "yes", CLEAN: "no"}.get(run.difficulty, run.difficulty)
     return [kind_of(run), run.task, distractors, str(run.seed)]
+
+
+def mean_rows(bench: Benchmark, runs: list[Run]) -> Rows:
+    """The same with the mean over seeds, where there are several."""
+    records = {}
+    for run in runs:
+        name, task, distractors, _ = run_cells(run)
+        for labelled in run.results["budgets"]:
+            record = table.record(run.folder, run.results, labelled)
+            records.setdefault((name, task, distractors, labelled), []).append(record)
+    rows = [["run", "task", "distractors", "seeds", *table.HEADER[2:]]]
+    for (name, task, distractors, labelled), of_seeds in records.items():
+        if len(of_seeds) == 1:
+            continue
+        difficulty = of_seeds[0]["difficulty"]
+        same_data = bench.narrowed(lambda other: other.difficulty == difficulty)
+        reference, _ = same_data.reference(task, difficulty)
+        cells = []
+        for measure in ("action_probe", "perturbation_r2", "plan_r2", "labelled_error"):
+            means = [
+                mean_of([record[f"{measure}/{videos}"] for record in of_seeds]) for videos in table.VIDEOS
+            ]
+            cells.append(table.cell(means))
+        cells.append(table.cell([mean_of([record["policy_error/unseen_videos"] for record in of_seeds])]))
+        returns, scores = [], []
+        for videos in table.VIDEOS:
+            means = [record[f"return_mean/{videos}"] for record in of_seeds]
+            mean = mean_of(means)
+            returns.append("–" if mean is None else f"{mean:.1f} ± {np.std(means, ddof=1):.1f}")
+            scores.append("–" if mean is None else f"{mean / reference:.2f}")
+        seeds = ", ".join(str(record["seed"]) for record in of_seeds)
+        rows.append(
+            [name, task, distractors, seeds, labelled, *cells, table.join(returns), table.join(scores)]
+        )
+    return rows
+
+
+def mean_of(numbers: Sequence[float | None]) -> float | None:
+    """None where one is missing."""
+    return None if None in numbers else float(np.mean(numbers))
 
 
 def run_rows(bench: Benchmark, runs: list[Run]) -> Rows:

@@ -1038,6 +1038,24 @@ def test_only_finished_runs_with_the_seeds_of_all_count(tiny, capsys):
         assert seeds() == {0} and str(path.parent) in capsys.readouterr().out
 
 
+def test_means_over_seeds(tiny):
+    jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_09a")
+    for job in jobs:
+        if job.task == "cheetah-run" or job.seed == 0:
+            write_run(job, score=0.2 + 0.2 * job.seed)
+    bench = stats.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos")
+    header, *rows = page.overviews(bench)["Means over seeds"]
+    assert {row[1] for row in rows} == {"cheetah-run"} and {row[3] for row in rows} == {"0, 1"}
+    of_idm = dict(zip(header, next(row for row in rows if row[0] == "idm" and row[4] == "8")))
+    means = [
+        np.mean([run.played(8, videos)["return_mean"] for run in bench.find("idm", task="cheetah-run")])
+        for videos in table.VIDEOS
+    ]
+    assert [float(cell.split()[0]) for cell in of_idm["return"].split(" | ")] == pytest.approx(
+        means, abs=0.05
+    )
+
+
 def test_one_seed_of_vq_does_not_narrow_the_others(tiny):
     jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_05")
     folders = {
