@@ -339,7 +339,8 @@ def draw_measures(bench: Benchmark, name: str):
             ax.invert_xaxis()
         lines = []
         for task, (correlation, n) in correlations(bench, measure, bench.videos).items():
-            lines.append(f"{task}: ρ = {correlation:+.2f}, n = {n}")
+            known = "" if np.isnan(correlation) else f"ρ = {correlation:+.2f}, "
+            lines.append(f"{task}: {known}n = {n}")
         ax.set_title("\n".join(lines), loc="left")
         ax.set_xlabel(f"{MEASURES[measure].about} →")
         ax.set_ylabel("score")
