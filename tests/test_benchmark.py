@@ -300,12 +300,9 @@ def test_a_night_decides_in_its_order():
     ]
 
 
-def test_a_task_has_its_own_noise_and_flags():
-    """And is found by them: mini's walker-run takes more passes."""
+def test_a_task_has_its_own_flags():
+    """And its runs are found by them: mini's walker-run takes more passes."""
     scale = SCALES["mini"]
-    commands = {task: benchmark.list_runs(scale, task)["laom"] for task in scale.tasks}
-    assert "repeat4__noise0.8__train.hdf5" in commands["cheetah-run"]
-    assert "repeat4__noise0.6__train.hdf5" in commands["walker-run"]
     passes = [benchmark.identities(scale, task)["laom"]["bc.num_epochs"] for task in scale.tasks]
     assert passes == [5, 12]
 
