@@ -442,10 +442,10 @@ class Job:
     seed: int
     method: str  # whose stages it has
     command: list[str]  # script, preset, flags
+    wanted: dict  # the identity of its runs
     twin: str | None  # what to measure its LAM or IDM on besides
     reconstruct: bool = False
     part: int = 0  # of the night
-    wanted: dict = dataclasses.field(default_factory=dict)  # its identity
     before: Literal["finished", "continues", "starts"] = "starts"  # how we have found it
     state: Literal["waits", "runs", "finished", "failed", "elsewhere"] = "waits"
     seconds: float = 0  # of all sessions that have ended
@@ -476,13 +476,14 @@ class Job:
         return [*files, self.twin] if self.twin else files
 
 
-def make_job(scale: Scale, name: str, task: str, difficulty: str, seed: int, runs: Path) -> Job:
+def make_job(scale: Scale, name: str, wanted: dict, task: str, difficulty: str, seed: int, runs: Path) -> Job:
     command = shlex.split(list_runs(scale, task, difficulty)[name])
     method = scale.variants.get(name, Path(command[0]).stem)
     folder = name if difficulty == DISTRACTORS else f"{name}__{difficulty}"
     command += ["--seed", str(seed), "--runs", str(runs / folder)]
     has_twin = difficulty == DISTRACTORS and method != "bc"
-    return Job(name, task, difficulty, seed, method, command, twin_file(scale, task) if has_twin else None)
+    twin = twin_file(scale, task) if has_twin else None
+    return Job(name, task, difficulty, seed, method, command, wanted, twin)
 
 
 def make_jobs(
@@ -496,8 +497,7 @@ def make_jobs(
             for task, seed in itertools.product(*choose_tasks_and_seeds(scale, figure, tasks, seeds)):
                 wanted = known[task][name]
                 first_name = next(other for other in known[task] if known[task][other] == wanted)
-                job = make_job(scale, first_name, task, difficulty, seed, runs)
-                job.wanted = wanted
+                job = make_job(scale, first_name, wanted, task, difficulty, seed, runs)
                 job.part = figure.part
                 job = jobs.setdefault(tuple(job.command), job)
                 job.reconstruct = job.reconstruct or figure.reconstruct

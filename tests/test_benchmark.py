@@ -567,7 +567,9 @@ def test_time_left():
     """Like runs first; what has been spent counts."""
 
     def job(name: str, state: str, seconds: float = 0, method: str = "laom") -> benchmark.Job:
-        return benchmark.Job(name, "cheetah-run", CLEAN, 0, method, [], None, state=state, seconds=seconds)
+        return benchmark.Job(
+            name, "cheetah-run", CLEAN, 0, method, [], {}, None, state=state, seconds=seconds
+        )
 
     assert benchmark.seconds_left([job("laom", "waits")], [], 2) is None
     finished = [job("laom", "finished", 100), job("laom", "finished", 200), job("laom_16", "finished", 40)]
