@@ -512,10 +512,10 @@ def name_score(ax, bench: Benchmark, tasks: list[str], difficulties: list[str], 
     for difficulty in difficulties:
         value, is_own = bench.reference(task, difficulty)
         ones.append(f"{value:.0f}" if is_own else f"{value:.0f} (Table 3)")
-    experts = sorted(
+    data_returns = sorted(
         {round(run.results["dataset_return"]) for run in bench.runs.values() if run.task == task}
     )
-    title = f"{about} · score 1 = return {' and '.join(ones)}, expert {' and '.join(map(str, experts))}"
+    title = f"{about} · score 1 = return {' and '.join(ones)}, data {' and '.join(map(str, data_returns))}"
     ax.set_title(title, loc="left")
 
 

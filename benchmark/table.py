@@ -207,7 +207,7 @@ def about(results: dict) -> str:
     words = [results["task"], results.get("difficulty") or "–"]
     for name in ("dataset_return", "random_return", "reference_return"):
         words.append(number(results.get(name), "g"))
-    return "{}, {}: expert {}, random {}, score 1 is {}".format(*words)
+    return "{}, {}: the data {}, random {}, score 1 is {}".format(*words)
 
 
 def main(folders: Annotated[tuple[Path, ...], tyro.conf.Positional], csv: Path | None = None):

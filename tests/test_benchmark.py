@@ -1121,7 +1121,7 @@ def test_a_budget_without_returns(tiny, capsys):
         ["2", *of_z, "–", "0.400", "71.2 ± 2.5", "–"],
         ["–", *of_z, "–", "–", "–", "–"],
     ]
-    assert "squares-push, scale_easy_video_hard: expert 820.2, random –, score 1 is –" in output
+    assert "squares-push, scale_easy_video_hard: the data 820.2, random –, score 1 is –" in output
     table.main((alone, elsewhere), csv=tiny / "table.csv")
     with open(tiny / "table.csv") as file:
         records = list(csv.DictReader(file))
