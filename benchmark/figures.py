@@ -286,6 +286,9 @@ def draw_embedding_probes(bench: Benchmark, name: str):
     figure, axes = begin(bench, name, 2)
     for ax, run_name in zip(axes, ("laom", "laom_supervised")):
         runs = by_size(bench, run_name)
+        if not runs:
+            ax.remove()
+            continue
         of_z, of_embedding = {}, {}
         for size, found in runs.items():
             of_z[size] = sample_of(found, lambda run: run.online("lam/action_probe_mse"))
@@ -420,8 +423,15 @@ def begin(
 def describe(bench: Benchmark, name: str, about: benchmark.Figure) -> str:
     """Which runs the figure is drawn from."""
     runs = [run for key in about.runs for run in bench.find(*key)]
-    tasks = [task for task in ALL_TASKS if any(run.task == task for run in runs)]
-    seeds = sorted({run.seed for run in runs})
+    seeds_of_tasks = {}
+    for task in ALL_TASKS:
+        seeds = sorted({run.seed for run in runs if run.task == task})
+        if seeds:
+            seeds_of_tasks[task] = in_words(seeds)
+    if len(set(seeds_of_tasks.values())) == 1:
+        tasks_and_seeds = [", ".join(seeds_of_tasks), *set(seeds_of_tasks.values())]
+    else:
+        tasks_and_seeds = [f"{task}: {seeds}" for task, seeds in seeds_of_tasks.items()]
     videos = bench.videos.replace("_", " ")
     if name in ("figure_09a", "figure_11"):
         videos = "unseen videos"
@@ -429,14 +439,13 @@ def describe(bench: Benchmark, name: str, about: benchmark.Figure) -> str:
         videos = "training batches"
     words = [
         f"{bench.scale_name} scale, {bench.scale.num_trajectories:,} trajectories",
-        ", ".join(tasks),
-        f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}",
+        *tasks_and_seeds,
         videos,
     ]
     for run_name in about.once:
         own_seeds = sorted({run.seed for run in runs if run_name in run.names})
-        if own_seeds and own_seeds != seeds:
-            words.append(f"{label_of(run_name)}: seed {', '.join(map(str, own_seeds))}")
+        if own_seeds and own_seeds != sorted({run.seed for run in runs}):
+            words.append(f"{label_of(run_name)}: {in_words(own_seeds)}")
     has_laom = any({"laom", "laom_cross"} & run.names for run in runs)
     if has_laom and not bench.scale.laom_augments and name != "figure_06":
         words.append("LAOM without augmentation")
@@ -446,6 +455,10 @@ def describe(bench: Benchmark, name: str, about: benchmark.Figure) -> str:
     if missing:
         words.append(f"not run: {missing}")
     return " · ".join(words)
+
+
+def in_words(seeds: list[int]) -> str:
+    return f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
 
 
 def label_of(run_name: str) -> str:
@@ -466,7 +479,7 @@ def bar(ax, x: float, sample: Sample, color: str, width: float = 0.7, label: str
     ax.bar(x, center(sample), width, color=color, alpha=0.7, label=label)
     draw_interval(ax, x, sample, "black")
     dots = seed_means(sample)
-    places = x + width * np.linspace(-0.2, 0.2, len(dots)) if len(dots) > 1 else [x]
+    places = x + width * np.linspace(-0.2, 0.2, len(dots)) if len(dots) != 1 else [x]
     ax.plot(places, dots, ".", color="black", markersize=4, zorder=5)
 
 

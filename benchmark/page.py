@@ -449,7 +449,13 @@ def provenance(bench: Benchmark) -> str:
 def runs_to_show(bench: Benchmark, chosen: tuple[Path, ...]) -> list[Run]:
     """The chosen runs, or the first seed of each kind with distractors; methods first."""
     if chosen:
-        runs = [load_run(folder, bench.scale) for folder in chosen]
+        finished = [folder for folder in chosen if (folder / "results.json").exists()]
+        skipped = [str(folder) for folder in chosen if folder not in finished]
+        if not finished:
+            raise SystemExit(f"error: no results.json in {', '.join(skipped)}")
+        if skipped:
+            print(f"not on the page, as they have no results.json: {', '.join(skipped)}")
+        runs = [load_run(folder, bench.scale) for folder in finished]
     else:
         first = {}
         for run in in_order(bench):

@@ -700,16 +700,15 @@ def train_command(job: Job, folder: Path | None) -> list[str]:
     return [str(folder / Path(job.script).name), "--resume", str(folder)]
 
 
-def measure_command(job: Job, folder: Path | None) -> list[str] | None:
+def measure_command(job: Job, folder: Path | None, finished: bool) -> list[str] | None:
     """The call of measure.py that the run lacks, if any: its measures, or the pictures of Figure 11.
 
     Of a run that has not begun, the folder is a pattern for the shell.
     """
     if job.method == "bc":
         return None
-    wanted = [".json", ".png"] if job.reconstruct else [".json"]
     weights = [*folder.glob("lam*.pt"), *folder.glob("idm*.pt")] if folder else []
-    if folder and all(path.with_suffix(suffix).exists() for path in weights for suffix in wanted):
+    if finished and all(is_measured(path, job) for path in weights):
         return None
     folder = folder or job.folder / f"{job.task}__{Path(job.script).stem}__{job.seed}__*"
     command = ["benchmark/measure.py", str(folder), "--only-missing"]
@@ -718,6 +717,15 @@ def measure_command(job: Job, folder: Path | None) -> list[str] | None:
     if job.reconstruct:
         command += ["--reconstruct"]
     return command
+
+
+def is_measured(weights: Path, job: Job) -> bool:
+    """Whether all that the job wants lies beside the weights."""
+    path = weights.with_suffix(".json")
+    measures = path.read_text() if path.exists() else ""
+    is_drawn = weights.with_suffix(".png").exists() or not job.reconstruct
+    has_twin = "distractor_share/" in measures or not job.twin
+    return bool(measures) and is_drawn and has_twin
 
 
 def shell_line(command: list[str]) -> str:
@@ -821,7 +829,7 @@ def do(job: Job, title: str, place: int, args: Args) -> str | None:
                 note_time(job, folder, time.time() - job.began, args.cores)
             if not succeeded or not finished:
                 return f"{job}{says}"
-        command = measure_command(job, folder)
+        command = measure_command(job, folder, finished)
         if command and not STOPPED:
             announce(title, command, log)
             if not execute(command, **place):
@@ -857,6 +865,8 @@ def run_side_by_side(jobs: list[Job], earlier: list[Job], args: Args) -> list[st
         try:
             title = f"# {number} of {len(jobs)}, {job.before}: {job}"
             failure = do(job, title, place, args)
+        except OSError as error:  # a full disk
+            failure = f"{job}: {error}"
         finally:
             places.put(place)
         job.seconds += time.time() - job.began
@@ -947,7 +957,10 @@ def note_time(job: Job, folder: Path, seconds: float, cores: int):
     record = clock | {"machine": machine(), "date": str(datetime.date.today())}
     if job.method != Path(job.script).stem:
         record |= {"script": job.script, "like": job.method}
-    (folder / "wall_clock.json").write_text(json.dumps(record, indent=2))
+    path = folder / "wall_clock.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=2))
+    partial.replace(path)
 
 
 def describe_hours(folders: list[Path]) -> str:
@@ -1028,7 +1041,7 @@ def survey(jobs: list[Job]):
         folder, finished = find_run(job)
         job.seconds = sum(read_clock(folder)["seconds"])
         job.before = "finished" if finished else "continues" if folder else "starts"
-        if finished and measure_command(job, folder) is None:
+        if finished and measure_command(job, folder, finished) is None:
             job.state = "finished"
 
 
@@ -1040,7 +1053,7 @@ def print_commands(data: dict[str, list[str]], jobs: list[Job]):
         folder, finished = find_run(job)
         print(f"# {number} of {len(jobs)}, {job.before}: {job}{f', {folder}' if finished else ''}")
         commands = [] if finished else [train_command(job, folder)]
-        commands.append(measure_command(job, folder))
+        commands.append(measure_command(job, folder, finished))
         lines = [shell_line(command) for command in commands if command]
         if lines:
             print(" && ".join(lines))
@@ -1096,14 +1109,16 @@ def main(args: Args):
             if finished:
                 export(job, folder, args.export / args.scale)
     print_summary(jobs, found)
+    failures = "\n".join(["these failed, what they said is above or in the file named:", *failed])
+    if STOPPED and failed:
+        print(failures)
     if "minutes" in STOPPED:
         print(f"{args.minutes:g} minutes are over; the same command continues")
         raise SystemExit(3)
     if STOPPED:
         raise SystemExit("stopped; the same command continues")
     if failed:
-        failures = "\n".join(failed)
-        raise SystemExit(f"error: these failed, what they said is above or in the file named:\n{failures}")
+        raise SystemExit(f"error: {failures}")
 
 
 if __name__ == "__main__":

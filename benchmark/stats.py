@@ -137,8 +137,8 @@ def load_run(folder: Path, scale: benchmark.Scale) -> Run:
 
 
 def identities(scale: benchmark.Scale, task: str) -> dict[str, dict]:
-    """The identity of every name of the scale; those on what is no task of it are as on its first."""
-    return benchmark.identities(scale, task if task in scale.tasks else scale.tasks[0])
+    """The identity of every name of the scale; those on what is none of ours are as on its first task."""
+    return benchmark.identities(scale, task if task in ALL_TASKS else scale.tasks[0])
 
 
 def read_wall_clock(folder: Path) -> dict:
@@ -533,13 +533,21 @@ def runs_of(bench: Benchmark, claim: Claim) -> list[str]:
 
 
 def compare(bench: Benchmark, claim: Claim, measure: str, videos: str) -> Comparison:
-    """The claim's ratio on the tasks and seeds that all its runs have."""
-    sides = [bench.values(name, measure, videos) for name in runs_of(bench, claim)]
+    """The claim's ratio on the tasks and seeds that all its runs have.
+
+    Scores with distractors over scores without are left out where either is over the paper's BC, not ours.
+    """
+    names = runs_of(bench, claim)
+    mixes_kinds = len({name.endswith(f"__{CLEAN}") for name in names}) > 1
+    sides = [bench.values(name, measure, videos) for name in names]
     signs = [1, -1, -1, 1][: len(sides)]
     result = Comparison({}, [])
     for key in sides[0]:
         numbers = [side.get(key) for side in sides]
         if None in numbers:
+            continue
+        _, is_own = bench.reference(key[0], DISTRACTORS)
+        if measure == "return_mean" and mixes_kinds and not is_own:
             continue
         if min(numbers) <= 0:
             result.not_positive.append(key)

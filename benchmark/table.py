@@ -167,7 +167,7 @@ def record(folder: Path, results: dict, labelled: str) -> dict:
         result[f"return_mean/{kind}"] = evaluation.get("return_mean")
         result[f"return_std/{kind}"] = evaluation.get("return_std")
         result[f"episodes/{kind}"] = len(evaluation["returns"]) if "returns" in evaluation else None
-    result["expert_return"] = results.get("dataset_return")
+    result["data_return"] = results.get("dataset_return")
     return result
 
 

@@ -54,12 +54,13 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import collect_data
 
-DEMO_DATA = "data/cheetah-run__scale_easy_video_hard__train.hdf5"
+DEMO_DATA = "data/cheetah-run__scale_easy_video_hard__repeat4__noise0.8__train.hdf5"
 
 # ---- train ------------------------------------------------------------------------------------------------
 
@@ -75,12 +76,13 @@ STAGES = (
 )
 WARM_UP = 3  # updates that are not timed
 TABLE_2 = {"lapo": 7.63, "laom": 6.72, "laom_supervised": 7.1, "bc": 1.17, "idm": 5.5}  # hours on an H100
-REFERENCE_FLAGS = {
-    "lapo": ["--bc.encoder-scale", "2"],
-    "laom": ["--bc.encoder-scale", "2", "--lam.use-aug"],
-    "laom_supervised": ["--bc.encoder-scale", "2", "--lam.use-aug", "--lam.labeled-batch-size", "64"],
-    "idm": ["--bc.encoder-scale", "2"],
-    "bc": ["--bc.encoder-scale", "2"],
+OF_BC = ["--bc.batch-size", "256", "--bc.encoder-scale", "2"]
+REFERENCE_FLAGS = {  # what the demo has otherwise
+    "lapo": [*OF_BC, "--lam.batch-size", "256"],
+    "laom": [*OF_BC, "--lam.batch-size", "256", "--lam.use-aug"],
+    "laom_supervised": [*OF_BC, "--lam.batch-size", "256", "--lam.use-aug", "--lam.labeled-batch-size", "64"],
+    "idm": [*OF_BC, "--idm.batch-size", "256"],
+    "bc": OF_BC,
 }
 # Part of an update → the functions whose time it is: (end of the file's path, name). None calls another.
 PARTS = {
@@ -230,15 +232,17 @@ def measure_evaluation(train: Train) -> dict:
     """Seconds of laom.py's evaluation; to be called in a fresh process."""
     method, args = load("laom", train)
     _, labeled_data, _ = method.load_data(args)
-    method.pick_rendering_backend()
+    environments = method.find_environments(args, labeled_data)
+    length = method.EPISODE_LENGTH // labeled_data.action_repeat
     z_dim = args.lam.latent_action_dim
     actor = method.Actor(args.bc, args.frame_stack, z_dim)
     actor = actor.to(args.device, memory_format=torch.channels_last)
     hidden_dim = args.decoder.hidden_dim
     decoder = method.MLP(z_dim, [hidden_dim, hidden_dim, labeled_data.actions.shape[1]]).to(args.device)
+    policy = nn.Sequential(actor, decoder)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        method.evaluate(args, labeled_data, actor, decoder, Path(folder) / "film.gif")
+        method.evaluate(args, environments, length, policy, f"{folder}/film.gif")
         seconds = time.perf_counter() - started
     return {"episodes": 2 * args.eval.num_episodes, "seconds": round(seconds, 1)}
 
@@ -353,7 +357,7 @@ class LargeFile:
     data: str = DEMO_DATA
     """training file to repeat"""
     output: Path = Path("data/large.hdf5")
-    """the large file, removed at the end"""
+    """the large file, which must not exist yet and is removed at the end"""
 
 
 class WatchedRun(ShortRun):
@@ -400,6 +404,8 @@ def train_limited(args: LargeFile) -> list[dict]:
 
 def measure_large_file(args: LargeFile):
     refuse_missing(args.data)
+    if args.output.exists():
+        raise SystemExit(f"error: --output {args.output} exists, and would be removed at the end")
     try:
         with h5py.File(args.data) as source, h5py.File(args.output, "w") as large:
             large.attrs.update(source.attrs)

@@ -322,6 +322,27 @@ def test_dry_run_starts_nothing(tiny, executed, capsys):
     assert "python laom_supervised.py demo" in printed and "benchmark/measure.py" in printed
 
 
+def test_what_is_not_measured_is_measured(tiny, capsys):
+    """A begun run behind its first stage, and a finished one that was measured without its twin."""
+    begun, finished, *_ = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_07")
+    assert begun.twin and finished.twin
+    folders = [write_run(begun, unfinished=True), write_run(finished)]
+    for folder in folders:
+        (folder / "lam.pt").touch()
+    (folder / "lam.json").write_text('{"effective_rank": 3.0}')
+
+    def printed() -> list[str]:
+        run_all(tiny, "figure_07", dry_run=True)
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("python")]
+        return [next((line for line in lines if str(folder) in line), "") for folder in folders]
+
+    of_begun, of_finished = printed()
+    assert "--resume" in of_begun and "&& python benchmark/measure.py" in of_begun
+    assert of_finished.startswith(f"python benchmark/measure.py {folder} --only-missing --twin-data")
+    (folder / "lam.json").write_text('{"distractor_share/no_distractors": 0.5}')
+    assert printed() == [of_begun, ""]
+
+
 def test_finished_runs_are_skipped_and_begun_ones_resumed(tiny, executed, capsys):
     jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_07")
     touch_data(jobs)
@@ -353,6 +374,32 @@ def test_a_failing_run_does_not_stop_the_others(tiny, monkeypatch):
         run_all(tiny, "figure_09a")
     assert str(error.value).splitlines()[1:] == [str(job) for job in jobs if job.seed == 0]
     assert len(list(tiny.glob("runs/demo/*/*/wall_clock.json"))) == len(jobs) / 2
+
+
+def test_a_full_disk_ends_one_run(tiny, monkeypatch):
+    """What it takes down is named at the end, and what was noted before stays whole."""
+    jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_09a")
+    touch_data(jobs)
+    by_command = {tuple(job.command): job for job in jobs}
+    monkeypatch.setattr(
+        benchmark, "execute", lambda command, **_: bool(write_run(by_command[tuple(command)]))
+    )
+    monkeypatch.setattr(benchmark, "machine", lambda: "abacus")
+    full = {jobs[0].folder, jobs[1].folder}
+    write_text = Path.write_text
+
+    def write(path: Path, text: str):
+        if path.parent.parent in {tiny / folder for folder in full} and path.suffix == ".partial":
+            raise OSError(28, "No space left on device", str(path))
+        write_text(path, text)
+
+    monkeypatch.setattr(Path, "write_text", write)
+    with pytest.raises(SystemExit, match="error: these failed") as error:
+        run_all(tiny, "figure_09a")
+    failed = [job for job in jobs if job.folder in full]
+    lines = str(error.value).splitlines()[1:]
+    assert len(lines) == len(failed) and all("No space left" in line for line in lines)
+    assert len(list(tiny.glob("runs/demo/*/*/wall_clock.json"))) == len(jobs) - len(failed)
 
 
 def test_data_is_collected_before_the_runs(tiny, executed):
@@ -711,7 +758,7 @@ def variant_args(**changes) -> benchmark.Args:
         ("run", benchmark.Args(("figure_01",), minutes=0), "error: --minutes 0: more than 0"),
         ("plot", plot.Args(("table_9",)), "error: no figure table_9"),
         ("plot", plot.Args(runs=("nowhere/*",)), "error: no results.json in nowhere/*"),
-        ("plot", plot.Args(("table_4",), html=(Path("nowhere"),)), "error: nowhere is no finished run"),
+        ("plot", plot.Args(("table_4",), html=(Path("nowhere"),)), "error: no results.json in nowhere"),
     ],
 )
 def test_bad_input(program, arguments, message, tmp_path):
@@ -845,6 +892,22 @@ def test_claims_compare_what_both_sides_have(tiny, capsys):
     assert latent[6:10] == [f"{r2} \\| {r2}" for r2 in ("0.800", "0.010", "0.900", "0.400")]
 
 
+def test_scores_over_the_papers_are_not_compared_with_scores_over_ours(tiny, capsys):
+    """LAPO with over without distractors: as soon as BC has run on both kinds of data."""
+    jobs = all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_01", "figure_15")
+    claim = "score: lapo / lapo without distractors"
+    for job in jobs:
+        if job.name in ("lapo", "bc") and job.folder.name != "bc__vanilla":
+            write_run(job)
+    plot_all(tiny)
+    assert not any(claim in row for row in printed_rows(capsys))
+    for job in jobs:
+        if job.folder.name == "bc__vanilla":
+            write_run(job)
+    plot_all(tiny)
+    assert any(claim in row for row in printed_rows(capsys))
+
+
 def test_which_measure_predicts_the_return(tiny, capsys):
     """Six runs of a task in the order of their errors; their scores in the opposite order but for two, which
     follow one another, on the other task in the same order."""
@@ -933,6 +996,37 @@ def test_a_figure_without_its_runs_is_skipped(tiny, capsys):
     assert (
         "(without bc, lapo, laom; python benchmark/run.py figure_08 --scale demo)" in capsys.readouterr().out
     )
+
+
+def test_tasks_with_other_seeds(tiny, capsys):
+    """The figure says which; tasks that share no seed have no dots."""
+    for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_01"):
+        if job.seed == (job.task == "walker-run"):
+            write_run(job)
+    plot_all(tiny, "figure_01")
+    assert pictures(tiny) == {"figure_01"}
+    bench = stats.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos")
+    about = benchmark.list_figures(bench.scale)["figure_01"]
+    words = figures.describe(bench, "figure_01", about)
+    assert " · cheetah-run: seed 0 · walker-run: seed 1 · " in words
+
+
+def test_figure_12_of_one_method(tiny):
+    for job in all_jobs(SCALES["demo"], tiny / "runs" / "demo", "figure_12ab"):
+        if job.method == "laom":
+            write_run(job)
+    plot_all(tiny, "figure_12ab", partial=True)
+    assert pictures(tiny) == {"figure_12ab"}
+
+
+def test_a_task_beside_those_of_the_scale(tiny, capsys):
+    """Is shown as it was run: without the flags of the scale's first task."""
+    job = all_jobs(
+        dataclasses.replace(SCALES["mini"], tasks=("hopper-hop",)), tiny / "runs" / "mini", "figure_12c"
+    )[0]
+    write_run(job)
+    assert stats.Benchmark("mini", (f"{tiny}/runs/*/*/*",), "seen_videos").find(job.name, task="hopper-hop")
+    assert "is no run" not in capsys.readouterr().out
 
 
 def test_runs_are_known_by_their_arguments(tiny, capsys):
@@ -1207,7 +1301,7 @@ def test_the_page_needs_no_other_file(tiny):
         and all(figures.LABELS[name] in text or name in text for name in METHODS)
     )
     chosen = tiny / "runs" / "demo" / "idm" / "cheetah-run__idm__0__20260101-000000"
-    plot_all(tiny, "figure_08", html=(chosen,))
+    plot_all(tiny, "figure_08", html=(chosen, tiny / "runs" / "demo"))  # as of runs/*
     assert (tiny / "pictures" / "demo.html").read_text().count("<article") == 1
 
 
@@ -1412,6 +1506,33 @@ def test_every_stage_can_be_timed(stage, short_file, monkeypatch):
     assert shares.keys() == {*throughput.PARTS, "rest"} and -0.01 < min(shares.values()) < 1
     assert (shares["augmentation"] > 0) == (kind == "lam" and stage != "lapo.lam")
     assert min(shares["data"], shares["forward"], shares["backward"], shares["optimiser"]) > 0
+
+
+def test_the_evaluation_can_be_timed(short_file):
+    flags = "--device cpu --precision fp32 --bc.encoder-scale 1 --eval.num-episodes 1 --eval.num-workers 1"
+    flags += " --num-labeled-trajectories 2 --lam.batch-size 16 --bc.batch-size 16 --decoder.batch-size 16"
+    result = throughput.measure_evaluation(throughput.Train(data=str(short_file), flags=flags))
+    assert result["episodes"] == 2 and result["seconds"] > 0
+
+
+def test_the_sizes_that_are_timed():
+    """Those that the help and docs/speed.md name, on the demo's own file."""
+    train = throughput.Train()
+    assert (train.data,) == throughput.load("laom", train)[0].DEMO.data
+    for name in METHODS:
+        _, args = throughput.load(name, train)
+        assert args.bc.batch_size == 256 and args.bc.encoder_scale == 2
+        for stage in ("lam", "idm"):
+            cfg = getattr(args, stage, None)
+            assert cfg is None or (cfg.batch_size, cfg.encoder_scale) == (256, 1)
+
+
+def test_a_large_file_replaces_none(short_file, tmp_path):
+    taken = tmp_path / "taken.hdf5"
+    taken.write_text("mine")
+    with pytest.raises(SystemExit, match="error: --output .*taken.hdf5 exists"):
+        throughput.measure_large_file(throughput.LargeFile(data=str(short_file), output=taken))
+    assert taken.read_text() == "mine"
 
 
 def test_the_rendering_that_is_compared():
