@@ -1161,7 +1161,7 @@ def pick_rendering_backend():
         if result.returncode == 0:
             os.environ.update(variables)
             return
-        reasons[f"MUJOCO_GL={variables['MUJOCO_GL']}"] = result.stderr.strip().split("\n")[-1]
+        reasons[f"MUJOCO_GL={variables['MUJOCO_GL']}"] = result.stderr.strip().rpartition("\n")[2]
     raise SystemExit(
         f"error: no OpenGL to render with: {'; '.join(map(': '.join, reasons.items()))}; apt-get install "
         "libegl1 libopengl0, or libosmesa6, and leave MUJOCO_GL and PYOPENGL_PLATFORM unset"

@@ -1,6 +1,7 @@
 """What a training script sees of the files: stacked frames, windows, label budgets, several files and tasks,
 and what bad files say. The code stands in all five scripts; laom.py's is called here."""
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, as_recorded_by_others, beside, parse
 
+import bc
 import collect_data
 import laom
 from laom import Dataset, to_input
@@ -134,6 +136,17 @@ def test_data_device():
             laom.start_process(laom.Args(device="cuda"))
 
 
+def test_what_fits_on_the_gpu(short_file, train_file, args, monkeypatch):
+    """Whole files are copied there, however few of their trajectories are wanted; "meta" plays the GPU."""
+    monkeypatch.setattr(laom, "HAS_GPU", True)
+    args = dataclasses.replace(args, device="meta")
+    size = short_file.stat().st_size + train_file.stat().st_size
+    for free, device in ((2 * size, "cpu"), (2 * size + 2, "meta")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 10**12))
+        data = Dataset((str(short_file), str(train_file)), args, None, 1, "auto")
+        assert data.device == device and {mapped.device.type for mapped in data.maps} == {device}
+
+
 # ---- What bad files and other bad input say ----------------------------------------------------------------
 
 
@@ -181,11 +194,42 @@ def test_bad_files_get_one_line(short_file, args, tmp_path, change, message):
     assert text.startswith(f"error: {path} is no dataset") and message in text and "\n" not in text
 
 
+def test_files_of_another_action_repeat(short_file, args, tmp_path):
+    """A glob over all that was collected would mix them."""
+    path = Path(shutil.copy(short_file, tmp_path / "repeat4__train.hdf5"))
+    edit(path, lambda file: file.attrs.update(action_repeat=4))
+    assert Dataset((str(path),), args).action_repeat == 4
+    with pytest.raises(SystemExit) as error:
+        Dataset((str(short_file), str(path)), args)
+    assert str(error.value).startswith(f"error: {path} is no dataset")
+    assert f"its action_repeat is not that of {short_file}" in str(error.value)
+
+
+def test_a_difficulty_that_is_none(short_file, tmp_path):
+    """Of a file of one's own: such a task cannot be played."""
+    for path in (short_file, beside(short_file)):
+        edit(Path(shutil.copy(path, tmp_path)), lambda file: file.attrs.update(difficulty="foggy"))
+    args = parse("laom.py", tmp_path / short_file.name)
+    _, labeled_data, _ = laom.load_data(args)
+    with pytest.raises(SystemExit, match="error: .*train.hdf5: difficulty 'foggy', not of .*'hard'"):
+        laom.find_environments(args, labeled_data)
+
+
+def test_bc_on_all_of_data_that_lack_actions(short_file, other_task):
+    """Videos of another task, labels of this one: some of them, but not all of the videos."""
+    args = parse("bc.py", other_task, labeled_data=(str(short_file),))
+    with pytest.raises(SystemExit) as error:
+        bc.load_data(args)
+    message = f"error: --num-labeled-trajectories all: not all of {other_task} have actions"
+    assert str(error.value) == message
+    bc.load_data(dataclasses.replace(args, num_labeled_trajectories=(1,)))
+
+
 @pytest.mark.parametrize(
     "changes,message",
     [
         ({"num_labeled_trajectories": (5,)}, "error: --num-labeled-trajectories 5: more than"),
-        ({"lam__batch_size": 4000}, "does not fill a batch"),
+        ({"lam__batch_size": 4000}, "fills no batch of 4000"),
         ({"eval__backgrounds": "nowhere"}, "error: no videos (*.npy) in nowhere/train"),
         ({"data": "{folder}/*.hdf5"}, "--eval-data"),  # training and evaluation file
         ({"eval_data": "{file}"}, "--eval-data"),

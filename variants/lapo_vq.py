@@ -549,7 +549,7 @@ def action_errors(kind, videos, prediction, actions):
     """MSE of predicted actions (N, A), and over Var(a), where 1 is what the mean action reaches."""
     if not actions.isfinite().all():  # plain videos have none
         return {}
-    mse = (prediction - actions).square().mean(0).mean()
+    mse = F.mse_loss(prediction, actions)
     variance = actions.var(0, unbiased=False).mean()
     return {f"{kind}_mse/{videos}": mse.item(), f"{kind}_mse_over_var/{videos}": (mse / variance).item()}
 
@@ -655,9 +655,9 @@ class Dataset:
 
         self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
         if self.task in BC_RETURNS and not args.raw_actions:
-            outside = (self.actions.abs() > 1).sum().item()
-            if outside > 0 and RANK == 0:
-                print(f"{path}: {outside} of {self.actions.numel()} action values clipped to [-1, 1]")
+            outside = (self.actions.abs() > 1).sum()
+            if outside and RANK == 0:
+                print(f"{self.task}: {outside} of {self.actions.numel()} action values clipped to [-1, 1]")
             self.actions.clamp_(-1, 1)
         self.has_actions = self.actions.isfinite().any()
         lengths = torch.tensor(lengths)
@@ -670,7 +670,7 @@ class Dataset:
         self.byte_offset = torch.tensor(first_bytes)[self.trajectory] + time * FRAME_BYTES
 
         free_memory = torch.cuda.mem_get_info()[0] if HAS_GPU else 0
-        fits = len(time) * FRAME_BYTES < free_memory / 2
+        fits = sum(map(os.path.getsize, self.paths)) < free_memory / 2
         on_gpu = data_device == "gpu" or data_device == "auto" and fits
         self.device = args.device if on_gpu else "cpu"
         self.maps = [map_frames(path, self.device) for path in self.paths]
@@ -686,6 +686,8 @@ class Dataset:
         self.attributes = self.attributes or dict(file.attrs)
         self.difficulty = self.attributes.get("difficulty", "vanilla")
         self.action_repeat = int(self.attributes.get("action_repeat", 1))
+        if file.attrs.get("action_repeat", 1) != self.action_repeat:
+            raise ValueError(f"its action_repeat is not that of {self.paths[0]}")
         names = sorted(filter(str.isdigit, file), key=int)[:limit]
         if not names:
             raise ValueError('no trajectories: groups "0", "1", …')
@@ -721,12 +723,9 @@ class Dataset:
         return index + torch.minimum(k, reach)
 
     def observe(self, index, extra=0):
-        """The stacked frames up to each index, and extra later ones: (B, 3 (T + extra), 64, 64) in [-1, 1].
-
-        Oldest frame first; before a trajectory's start the first frame again.
-        """
+        """Frames up to each index, oldest first, extra later ones: (B, 3 (T + extra), 64, 64) in [-1, 1]."""
         rows = index[:, None] + torch.arange(1 - self.args.frame_stack, 1 + extra)
-        rows = torch.maximum(rows, self.first[index, None])
+        rows = torch.maximum(rows, self.first[index, None])  # before a trajectory's start its first frame
         frames = self.gather(rows.flatten()).view(*rows.shape, IMG_HW, IMG_HW, 3)
         return to_input(frames, self.args)
 
@@ -930,17 +929,17 @@ class Run:
         if RANK > 0:
             return
         path = f"{self.folder}/{file_name}"
-        try:
-            with open(f"{path}.partial", "wb") as file:
+        with open(f"{path}.partial", "wb") as file:
+            try:
                 if isinstance(content, str):
                     file.write(content.encode())
                 else:
                     torch.save(content, file)
                 file.flush()
                 os.fsync(file.fileno())  # on the disk before it gets its name
-        except (OSError, RuntimeError) as error:  # a full disk; torch.save hides the first in the second
-            os.remove(f"{path}.partial")
-            raise SystemExit(f"error: {path}: {error.__context__ or error}; what was saved before stands")
+            except (OSError, RuntimeError) as error:  # a full disk; torch.save hides the first in the second
+                os.remove(file.name)
+                raise SystemExit(f"error: {path}: {error.__context__ or error}; what was saved before stands")
         os.replace(f"{path}.partial", path)
 
     def finish_budget(self, number, measures, returns):
@@ -1230,7 +1229,7 @@ def pick_rendering_backend():
         if result.returncode == 0:
             os.environ.update(variables)
             return
-        reasons[f"MUJOCO_GL={variables['MUJOCO_GL']}"] = result.stderr.strip().split("\n")[-1]
+        reasons[f"MUJOCO_GL={variables['MUJOCO_GL']}"] = result.stderr.strip().rpartition("\n")[2]
     raise SystemExit(
         f"error: no OpenGL to render with: {'; '.join(map(': '.join, reasons.items()))}; apt-get install "
         "libegl1 libopengl0, or libosmesa6, and leave MUJOCO_GL and PYOPENGL_PLATFORM unset"
@@ -1254,37 +1253,39 @@ def find_environments(args, data):
     """
     environments = {}
     if args.eval.env_id:
+        pick_rendering_backend()
         environments["environment"] = partial(make_gym_env, args.eval.env_id)
-        shape = tuple(data.actions.shape[1:])
-        fits = f"gymnasium.make(word).action_space.shape == {shape}, 'its actions are not those of the data'"
-        answer = ask(f"import gymnasium; assert {fits}", args.eval.env_id)
+        make = "import gymnasium; env = gymnasium.make(word, render_mode='rgb_array')"
+        fits = f"env.action_space.shape == {tuple(data.actions.shape[1:])}, 'the data have other actions'"
+        answer = ask(f"{make}; assert {fits}; env.reset(); env.render()", args.eval.env_id)
         if answer.returncode:
-            last_line = answer.stderr.strip().split("\n")[-1]
+            last_line = answer.stderr.strip().rpartition("\n")[2]
             raise SystemExit(f"error: --eval.env-id {args.eval.env_id}: {last_line}")
     elif is_in_suite(data.task):
+        pick_rendering_backend()
         difficulty = data.difficulty
         if difficulty == "vanilla" and "world" not in data.attributes:
             difficulty = "released_vanilla"
+        if difficulty not in DIFFICULTIES:
+            raise SystemExit(f"error: {data.paths[0]}: difficulty {difficulty!r}, not of {[*DIFFICULTIES]}")
         settings = (data.task, difficulty, args.eval.backgrounds)
         for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
             environments[name] = partial(make_env, *settings, split, data.action_repeat)
             load_videos(args.eval.backgrounds, split, difficulty)
     elif RANK == 0:
         print(f"no episodes: {data.task} is no task of dm_control's suite (--eval.env-id plays in Gymnasium)")
-    if environments:
-        pick_rendering_backend()
     return environments
 
 
 def is_in_suite(task):
-    return ask("from dm_control import suite; suite.load(*word.split('-'))", task).returncode == 0
+    program = "from dm_control import suite; suite.load(*word.split('-'))"
+    return task in BC_RETURNS or ask(program, task, MUJOCO_GL="disabled").returncode == 0
 
 
-def ask(program, word):
+def ask(program, word, **variables):
     """Runs a short program on a word; in another process, as importing MuJoCo binds this one to an OpenGL."""
     command = [sys.executable, "-c", f"import sys; word = sys.argv[1]; {program}", word]
-    environ = os.environ | {"MUJOCO_GL": "disabled"}
-    return subprocess.run(command, env=environ, capture_output=True, text=True)
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
 
 
 def make_gym_env(env_id):
@@ -1313,7 +1314,7 @@ def evaluate(args, environments, length, policy, film):
         spawn.Process(target=play_episodes, args=settings, daemon=True).start()
         worker_pipe.close()
         pipes.append(pipe)
-    shown = np.unique([0, 1 % len(episodes), -2 % len(episodes), len(episodes) - 1])  # the first and last two
+    shown = np.unique(np.array([0, 1, -2, -1]) % len(episodes))  # the first and last two
     pictures = []
     for step in Progress(itertools.count(), "evaluation", length, unit="step"):
         answers = [pipe.recv() for pipe in pipes]
@@ -1362,8 +1363,7 @@ def print_table(results):
     print("\n| labelled | videos | return | score | policy's error | other measures |")
     print("|---|---|---|---|---|---|")
     for number, budget in results["budgets"].items():
-        measures = results.get("latent_actions", {}) | budget.get("latent_actions", {})
-        measures |= budget.get("idm", {})
+        measures = results.get("latent_actions", {}) | budget.get("latent_actions", budget.get("idm", {}))
         error = f"{budget.get('action_mse_over_var', nan):.3f}"
         for videos in ("seen_videos", "unseen_videos", "environment"):
             others = []
@@ -1432,10 +1432,10 @@ def check_numbers(args, flag="--"):
         if is_dataclass(value):
             check_numbers(value, f"{own_flag}.")
         for number in value if isinstance(value, tuple) else (value,):
-            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-            too_small = is_number and (number < 0 or number == 0 and name not in MAY_BE_ZERO)
-            if too_small or is_number and not isfinite(number):
-                raise SystemExit(f"error: {own_flag} {number}: too small, or not finite")
+            if type(number) in (int, float):
+                too_small = number < 0 or number == 0 and name not in MAY_BE_ZERO
+                if too_small or not isfinite(number):
+                    raise SystemExit(f"error: {own_flag} {number}: too small, or not finite")
     if vars(args).get("num_epochs", 0) and args.warmup_epochs > args.num_epochs:
         raise SystemExit(f"error: {flag}warmup-epochs {args.warmup_epochs}: the stage is over before that")
 
@@ -1474,7 +1474,7 @@ def load_data(args):
     if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
     if len(data.transitions(data.shuffle)) < max(batch_sizes) or len(data.shuffle) < 2:
-        raise SystemExit(f"error: {data.paths[0]} does not fill a batch, or has one trajectory: collect more")
+        raise SystemExit(f"error: {data.paths[0]} fills no batch of {max(batch_sizes)}, or is one trajectory")
     if eval_data.task != labeled_data.task or {*eval_data.paths} & {*data.paths, *labeled_data.paths}:
         raise SystemExit(f"error: no other file of {labeled_data.task} to evaluate on: give --eval-data")
     videos = labeled_data.attributes.get("backgrounds", "backgrounds")
