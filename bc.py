@@ -1065,16 +1065,16 @@ def start_process(args):
     if mallopt:
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: whose end stays
+    if WORLD_SIZE > 1:
+        if HAS_GPU:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group(timeout=datetime.timedelta(hours=2))  # they wait while the first evaluates
     try:
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:
         raise SystemExit(f"error: --device {args.device}: {str(error).splitlines()[0]}")
     if args.data_device == "gpu" and "cpu" in args.device:
         raise SystemExit(f"error: --data-device gpu with --device {args.device}")
-    if WORLD_SIZE > 1:
-        if HAS_GPU:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group(timeout=datetime.timedelta(hours=2))  # they wait while the first evaluates
 
 
 def parse_args(argv):
