@@ -2,9 +2,9 @@
 proximal policy optimisation (PPO; Schulman et al., 2017), on states.
 
 "Latent Action Learning Requires Supervision in the Presence of Distractors" (Nikulin et al., 2025; Appendix
-C) takes its experts from PPO, and from SAC for humanoid-walk; those that collect_data.py plays by default are
-all of SAC. Many environments step together, then updates follow: on one core the environment is cheap and
-the update is not.
+C) takes its experts from PPO, and from SAC for humanoid-walk; collect_data.py plays those of SAC, and of PPO
+where actions repeat. Many environments step together, then updates follow: on one core the environment is
+cheap and the update is not.
 
     python experts/train_expert.py --task walker-run                 # hours of one core, into runs/experts/
     python experts/train_expert.py --task fish-swim                  # any task of dm_control's suite
@@ -290,7 +290,7 @@ class ReplayBuffer:
             cut = (begin < head) & (head < end)
             begin = np.where(cut & (t >= head), head, begin)
             end = np.where(cut & (t < head), head, end)
-            end = np.where(end - begin < args.n_step, begin, end)  # too short: the end of the part before
+        end = np.where(end - begin < args.n_step, begin, end)  # too short: the end of the part before
         t = np.minimum(t, end - args.n_step)  # n steps of one episode
         rewards = sum(args.gamma**i * self.rewards[t + i, env] for i in range(args.n_step))
         return self.states[t, env], self.actions[t, env], rewards, self.next_states[t + args.n_step - 1, env]
@@ -345,7 +345,10 @@ def train_sac(args: Args):
     bursts = RandomBursts(sac, action_dim)
 
     first_step = files.step
-    first_actor_step = 0
+    # from an expert: first its episodes fill the buffer, then the critics learn, then the policy changes
+    first_actor_step = 3 * sac.learning_starts if args.expert else 0
+    if first_actor_step > sac.total_steps:
+        raise SystemExit("error: --sac.total-steps: with --expert at least 3 × --sac.learning-starts")
     rng = np.random.default_rng([args.seed, first_step])
     if first_step > 0:
         agent.load_state_dict(files.state["agent"])
@@ -360,9 +363,7 @@ def train_sac(args: Args):
                 f"error: {args.expert} is {expert.about}; it must be of --task, SAC and --sac.hidden-dim"
             )
         begin_from(expert, agent.actor, statistics)
-        # first the expert's episodes fill the buffer, then the critics learn, then the policy changes
         first_step = sac.learning_starts
-        first_actor_step = 2 * sac.learning_starts
 
     progress = {"desc": f"sac {args.task}", "unit": "step", "unit_scale": True}
     bar = tqdm(total=sac.total_steps, initial=first_step, **progress)
@@ -801,7 +802,7 @@ def verify(args: Args):
     if expert.about["task"] != args.task:
         raise SystemExit(f"error: {path} plays {expert.about['task']}; give that as --task")
     print(f"{path}: {expert.about}")
-    returns = play_expert(expert, args.task, args.verify, seed=args.seed + 10**6)
+    returns = play_expert(expert, args.task, args.verify, seed=args.seed + 10**9)
     result = {
         "task": args.task,
         "action_repeat": expert.about.get("action_repeat", 1),

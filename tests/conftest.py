@@ -91,7 +91,7 @@ def run(script: str, *words, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def wait_for(process: subprocess.Popen, condition: Callable, timeout: float = 60):
+def wait_for(process: subprocess.Popen, condition: Callable, timeout: float = 240):
     """Polls until the condition holds; the process must not end before."""
     stop = time.monotonic() + timeout
     while not condition():

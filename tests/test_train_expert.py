@@ -2,6 +2,7 @@
 actions that are held, and the shipped experts."""
 
 import json
+import os
 from pathlib import Path
 
 import gymnasium as gym
@@ -29,6 +30,7 @@ def train(output: Path, total_steps: int, expert: Path | None = None, seed: int 
 @pytest.fixture(autouse=True)
 def short_episodes(monkeypatch):
     monkeypatch.setattr(train_expert, "EPISODE_LENGTH", 100)
+    monkeypatch.setenv("MUJOCO_GL", os.environ["MUJOCO_GL"])  # which main() sets: so it ends with the test
 
 
 def test_training_writes_an_expert_and_continues(tmp_path, capsys):
@@ -53,11 +55,16 @@ def test_training_goes_on_from_a_shipped_policy(tmp_path):
     """Before the critics know the policy it stays as it is: its file says what the shipped one says, bit for
     bit."""
     expert = ROOT / "experts" / "cheetah-run.npz"
-    train(tmp_path, 2400, expert, learning_starts=1600, hidden_dim=256, height_reward=0.1)
+    with pytest.raises(SystemExit, match="error: --sac.total-steps: with --expert at least 3 ×"):
+        train(tmp_path, 2400, expert, learning_starts=1600, hidden_dim=256)
+    train(tmp_path, 2400, expert, learning_starts=800, hidden_dim=256, height_reward=0.1)
     shipped, found = (
         train_expert.load_expert(path).layers[-1] for path in (expert, tmp_path / "cheetah-run.npz")
     )
     assert all(np.array_equal(one, other) for one, other in zip(shipped, found, strict=True))
+    checkpoint = torch.load(tmp_path / "cheetah-run.checkpoint.pt", weights_only=True)
+    of_actor, of_critics, _ = [optim["state"] for optim in checkpoint["optims"]]
+    assert of_actor == {} and {int(weight["step"]) for weight in of_critics.values()} == {100}
     with pytest.raises(SystemExit, match="error: .* must be of --task, SAC and --sac.hidden-dim"):
         train(tmp_path / "other", 2400, expert, hidden_dim=128)
 
@@ -90,7 +97,7 @@ def test_training_may_hold_random_actions():
     assert np.array_equal(actions[~random], policy[~random])
 
 
-@pytest.mark.parametrize("steps", [40, *range(60, 71)])
+@pytest.mark.parametrize("steps", [31, 32, 40, *range(60, 71)])
 def test_replay_keeps_to_episodes(steps):
     """n-step rewards of transitions that follow one another in one environment and one episode, wherever the
     buffer of 40 steps is being written over."""
