@@ -657,9 +657,7 @@ class Dataset:
         if self.task in BC_RETURNS and not args.raw_actions:
             outside = (self.actions.abs() > 1).sum()
             if outside and RANK == 0:
-                print(
-                    f"{self.paths[0]}: {outside} of {self.actions.numel()} action values clipped to [-1, 1]"
-                )
+                print(f"{path}: {outside} of {self.actions.numel()} action values clipped to [-1, 1]")
             self.actions.clamp_(-1, 1)
         self.has_actions = self.actions.isfinite().any()
         lengths = torch.tensor(lengths)
