@@ -780,17 +780,17 @@ class Run:
         if RANK > 0:
             return
         path = f"{self.folder}/{file_name}"
-        with open(f"{path}.partial", "wb") as file:
-            try:
+        try:
+            with open(f"{path}.partial", "wb") as file:
                 if isinstance(content, str):
                     file.write(content.encode())
                 else:
                     torch.save(content, file)
                 file.flush()
                 os.fsync(file.fileno())  # on the disk before it gets its name
-            except (OSError, RuntimeError) as error:  # a full disk; torch.save hides the first in the second
-                os.remove(file.name)
-                raise SystemExit(f"error: {path}: {error.__context__ or error}; what was saved before stands")
+        except (OSError, RuntimeError) as error:  # a full disk; torch.save hides the first in the second
+            Path(f"{path}.partial").unlink(missing_ok=True)
+            raise SystemExit(f"error: {path}: {error.__context__ or error}; what was saved before stands")
         os.replace(f"{path}.partial", path)
 
     def finish_budget(self, number, measures, returns):
