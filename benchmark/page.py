@@ -150,7 +150,8 @@ OVERVIEWS = {
     "returns mean ± standard deviation over episodes",
     "Latent actions": "probe errors, MSE / Var(a), and R² of the perturbation and of the expert's action, "
     "seen | unseen videos; z(obs, obs) cannot know what came next; online probes are those of training "
-    "batches, the mean of the last five values in metrics.jsonl",
+    "batches, the mean of the last five values in metrics.jsonl, and so is the loss of cloning z, over "
+    "Var(z): an actor that stands at 1 has learned nothing of z, and its return says nothing of z",
     "The paper's claims": "geometric means of the ratios of n pairs (task, seed), with 95% t intervals of "
     "their logarithms; a claim holds or fails where the whole interval lies on one side of 1, however large "
     "the ratio; verdicts on seen | unseen videos where they differ; unexplained is 1 - R²; scores are over "
@@ -325,7 +326,7 @@ def lam_rows(runs: list[Run]) -> Rows:
     header = ["run", "task", "distractors", "seed", "z → action", "z(obs, obs) → action"]
     header += ["perturbation R²", "of z(obs, obs)", "plan R²", "of z(obs, obs)"]
     header += ["z → action, twins without distractors", *HEALTH.values()]
-    rows = [[*header, "online probes, MSE, z | embedding → action"]]
+    rows = [[*header, "online probes, MSE, z | embedding → action", "loss of cloning z"]]
     of_z = ["action_probe_mse_over_var", "blind_probe_mse_over_var"]
     of_z += ["perturbation_r2", "blind_perturbation_r2", "plan_r2", "blind_plan_r2"]
     for run in runs:
@@ -342,6 +343,7 @@ def lam_rows(runs: list[Run]) -> Rows:
                 *[table.cell(table.pair(measures, name)) for name in of_z],
                 *[short(number) for number in numbers],
                 " | ".join(short(number) for number in online),
+                short(run.online("bc/loss")),
             ]
         )
     return rows

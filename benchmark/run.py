@@ -6,7 +6,7 @@
     python benchmark/run.py all --scale paper --gpus 8       # eight side by side, a GPU each
     python benchmark/run.py all --scale paper --dry-run      # prints the commands, one a line, and runs none
     python benchmark/run.py all --scale mini --tasks walker-run --seeds 0
-    python benchmark/run.py figure_01 --scale gpu --minutes 9 --export results    # what is done of it by then
+    python benchmark/run.py figure_01 --scale gpu --jobs 3 --minutes 9 --export results    # three share a GPU
     python benchmark/run.py --script laom_cosine.py --like laom --scale mini    # a script of your own, alone
     python benchmark/plot.py --scale mini                    # draws what is finished
 
@@ -177,12 +177,13 @@ MINI = Scale(
 )
 
 # A quarter of an hour of one H100, where the scripts take bfloat16 and torch.compile: the paper's networks at
-# half (LAM) and a quarter (actor) of their width, on a tenth of its trajectories.
-GPU_LAM = "--lam.encoder-scale 3 --lam.latent-action-dim 1024 --lam.future-obs-offset 3"
+# half (LAM) and a quarter (actor) of their width, on a tenth of its trajectories. An actor without warm-up may
+# die within its first updates: README.md here.
+GPU_LAM = "--lam.encoder-scale 3 --lam.latent-action-dim 1024 --lam.future-obs-offset 3 --lam.num-epochs 8"
 GPU_LAM += " --lam.batch-size 256 --lam.learning-rate 3e-4 --lam.warmup-epochs 1"
 GPU_BC = "--bc.encoder-scale 8 --bc.num-epochs 5 --bc.batch-size 256 --bc.learning-rate 1e-3"
-GPU_BC += " --eval.num-episodes 10 --checkpoint-minutes 2"
-GPU_IDM = "--idm.encoder-scale 3 --idm.num-updates 4000 --idm.batch-size 256 --idm.learning-rate 3e-4"
+GPU_BC += " --bc.warmup-epochs 1 --eval.num-episodes 10 --checkpoint-minutes 2"
+GPU_IDM = "--idm.encoder-scale 3 --idm.num-updates 2000 --idm.batch-size 256 --idm.learning-rate 3e-4"
 GPU = Scale(
     data=Path("data/gpu"),
     action_repeat=4,
@@ -1060,10 +1061,10 @@ def print_commands(data: dict[str, list[str]], jobs: list[Job]):
 
 
 def print_summary(jobs: list[Job], found: list[tuple[Path | None, bool]]):
-    """How many runs, and what they have taken."""
-    counts = []
-    for word in ("finished", "continues", "starts"):
-        counts.append(f"{sum(job.before == word for job in jobs)} {word}")
+    """How many runs there are now, and what they have taken."""
+    finished = sum(is_finished for _, is_finished in found)
+    begun = sum(folder is not None for folder, _ in found) - finished
+    counts = [f"{finished} finished", f"{begun} begun", f"{len(jobs) - finished - begun} not begun"]
     elsewhere = sum(job.state == "elsewhere" for job in jobs)
     if elsewhere:
         counts.append(f"{elsewhere} in the hands of another process")

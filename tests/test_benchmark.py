@@ -123,7 +123,10 @@ def write_run(
         (folder / "results.json").write_text(json.dumps(results))
     if "lam" in args:
         (folder / "metrics.jsonl").write_text(
-            json.dumps({"lam/action_probe_mse": error, "lam/obs_action_probe_mse": error / 2}) + "\n"
+            json.dumps({"lam/action_probe_mse": error, "lam/obs_action_probe_mse": error / 2})
+            + "\n"
+            + json.dumps({"bc/loss": 0.7})
+            + "\n"
         )
     return folder
 
@@ -356,7 +359,7 @@ def test_finished_runs_are_skipped_and_begun_ones_resumed(tiny, executed, capsys
     assert executed[0] == [str(begun / jobs[1].script), "--resume", str(begun)]
     assert executed[1:] == [job.command for job in jobs[2:]]
     assert all(str(job) in str(error.value) for job in jobs[1:]) and str(jobs[0]) not in str(error.value)
-    assert "# 16 runs: 1 finished, 1 continues, 14 starts" in capsys.readouterr().out
+    assert "# 16 runs: 1 finished, 1 begun, 14 not begun" in capsys.readouterr().out
     assert len(json.loads((begun / "wall_clock.json").read_text())["seconds"]) == 1
 
 
@@ -569,7 +572,7 @@ def test_side_by_side(prepared, tiny, capsys):
     (clock,) = [json.loads(path.read_text()) for path in tiny.glob("runs/demo/bc/bc__0/wall_clock.json")]
     assert clock["cores"] == [cores] and 0.7 <= clock["seconds"][0] < 10
     printed, errors = capsys.readouterr()
-    assert "# 8 runs: 0 finished, 0 continues, 8 starts; 0.0 hours" in printed
+    assert "# 8 runs: 6 finished, 0 begun, 2 not begun; 0.0 hours" in printed
     assert "6 of 8 runs, 2 failed" in errors and "no luck" not in printed
 
 
@@ -698,6 +701,7 @@ def test_one_command_from_collection_to_results(collect_short, tmp_path, monkeyp
     words = ("figure_01",)
     arguments = benchmark.Args(words, "gpu", minutes=9, export=tmp_path / "out", runs=tmp_path / "runs")
     benchmark.main(arguments)
+    assert "# 5 runs: 5 finished, 0 begun, 0 not begun" in capsys.readouterr().out
     measures = ["benchmark/measure.py"] * 5
     assert commands[:2] == ["collect_data.py"] * 2 and sorted(commands[2:]) == sorted(
         [f"{name}.py" for name in METHODS] + measures[1:]
@@ -718,7 +722,7 @@ def test_one_command_from_collection_to_results(collect_short, tmp_path, monkeyp
     commands.clear()
     capsys.readouterr()
     benchmark.main(arguments)
-    assert not commands and "# 5 runs: 5 finished, 0 continues, 0 starts" in capsys.readouterr().out
+    assert not commands and "# 5 runs: 5 finished, 0 begun, 0 not begun" in capsys.readouterr().out
 
 
 def variant_args(**changes) -> benchmark.Args:
@@ -888,7 +892,7 @@ def test_claims_compare_what_both_sides_have(tiny, capsys):
     assert small[3] == "0.25 (0.25 to 0.25)" and small[5:] == ["fails", "2.3 (Section 5)"]
     assert not any("quantisation" in row[0] for row in printed)  # which has not run
     latent = next(row for row in printed if row[:5] == ["laom", "cheetah-run", "no", "1", "0.200 \\| 0.200"])
-    assert latent[-2:] == ["0.25", "0.2 \\| 0.1"] and latent[11:13] == ["12.5", "1.5"]
+    assert latent[-3:] == ["0.25", "0.2 \\| 0.1", "0.7"] and latent[11:13] == ["12.5", "1.5"]
     assert latent[6:10] == [f"{r2} \\| {r2}" for r2 in ("0.800", "0.010", "0.900", "0.400")]
 
 

@@ -199,6 +199,19 @@ def test_the_decoder_decodes_what_the_actor_says(args):
     assert mse < 0.8 * data.actions[index].var(0, unbiased=False).mean()
 
 
+def test_inference_is_not_compiled(args):
+    """What is compiled for training runs as it is for inference, which comes in other shapes."""
+    data = Dataset(args.data, args)
+    index = data.transitions(data.shuffle)[:600]  # two batches, of different size
+    compiled = []
+    actor = laom_supervised.Actor(args.bc, args.frame_stack, 16)
+    actor.compile(backend=lambda graph, inputs: compiled.append(1) or graph.forward)
+    z = laom_supervised.infer_all(args, lambda obs, _: actor(obs), data, index)
+    assert z.shape == (len(index), 16) and not compiled
+    actor(data.observe(index[:4]))
+    assert compiled
+
+
 # ---- Rates, batches, augmentation --------------------------------------------------------------------------
 
 

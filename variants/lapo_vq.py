@@ -562,6 +562,7 @@ def effective_rank(z):
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # to compile for each shape takes longer than it saves
 def infer_all(args, network, data, index):
     """What the network answers to (obs, next_obs) at every index: float32 (len(index), …)."""
     outputs = []
@@ -579,7 +580,7 @@ def learning_rate(peak, step, warmup, total, schedule):
     """Linear from zero over the warm-up, then cosine or linear to zero at the end (Appendix D)."""
     if step < warmup:
         return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(total - warmup, 1)
+    progress = (step - warmup) / (total - warmup)
     decay = 0.5 * (1 + cos(pi * progress)) if schedule == "cosine" else 1 - progress
     return peak * decay
 
@@ -605,13 +606,12 @@ def step_generator(seed, step, rank=0):
 def average_gradients(optim):
     """Averages the gradients of what is trained over all ranks, in one flat buffer."""
     if WORLD_SIZE > 1:
-        parameters = [parameter for group in optim.param_groups for parameter in group["params"]]
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for group in optim.param_groups for parameter in group["params"]]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= WORLD_SIZE
         for gradient in gradients:
-            gradient.copy_(flat[: gradient.numel()].view(gradient.shape))
+            gradient.copy_(flat[: gradient.numel()].view_as(gradient))
             flat = flat[gradient.numel() :]
 
 
@@ -1323,7 +1323,7 @@ def evaluate(args, environments, length, policy, film):
             pictures.append(np.hstack(observations[shown, -1]))
         if over.all() or step == length:
             break
-        with torch.no_grad(), args.autocast():
+        with torch.no_grad(), args.autocast(), torch.compiler.set_stance("force_eager"):
             actions = policy(to_input(torch.from_numpy(observations), args)).float().cpu().numpy()
         for pipe, part in zip(pipes, parts):
             pipe.send(actions[part])
@@ -1436,7 +1436,7 @@ def check_numbers(args, flag="--"):
                 too_small = number < 0 or number == 0 and name not in MAY_BE_ZERO
                 if too_small or not isfinite(number):
                     raise SystemExit(f"error: {own_flag} {number}: too small, or not finite")
-    if vars(args).get("num_epochs", 0) and args.warmup_epochs > args.num_epochs:
+    if getattr(args, "num_epochs", 0) and args.warmup_epochs > args.num_epochs:
         raise SystemExit(f"error: {flag}warmup-epochs {args.warmup_epochs}: the stage is over before that")
 
 
