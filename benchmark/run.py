@@ -177,8 +177,8 @@ MINI = Scale(
 )
 
 # A quarter of an hour of one H100, where the scripts take bfloat16 and torch.compile: the paper's networks at
-# half (LAM) and a quarter (actor) of their width, on a tenth of its trajectories. Actors have a warm-up, as one
-# without it died: README.md here.
+# half (LAM) and a quarter (actor) of their width, on a tenth of its trajectories. Actors have a warm-up: one
+# without it has died, README.md here.
 GPU_LAM = "--lam.encoder-scale 3 --lam.latent-action-dim 1024 --lam.future-obs-offset 3 --lam.num-epochs 8"
 GPU_LAM += " --lam.batch-size 256 --lam.learning-rate 3e-4 --lam.warmup-epochs 1"
 GPU_BC = "--bc.encoder-scale 8 --bc.num-epochs 5 --bc.batch-size 256 --bc.learning-rate 1e-3"
