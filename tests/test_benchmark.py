@@ -1404,7 +1404,7 @@ def test_twins_and_reconstruction(measured, collect_short, short_file, tmp_path,
     with open(tmp_path / "table.csv") as file:
         (record,) = csv.DictReader(file)
     assert record["labelled"] == "2" and float(record["action_probe/seen_videos"]) == pytest.approx(
-        measures["action_probe_mse_over_var/seen_videos"], rel=1e-5
+        measures["action_probe_mse_over_var/seen_videos"], rel=1e-3
     )
 
 
