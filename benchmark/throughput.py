@@ -2,6 +2,7 @@
 
     python benchmark/throughput.py train                   # transitions/s of every stage, where the time goes
     python benchmark/throughput.py train --sizes paper     # the paper's networks and batches: for a GPU
+    python benchmark/throughput.py train --sizes paper --no-shares --no-evaluation --flags="--no-compile"
     python benchmark/throughput.py large-file              # training from 12.6 GB with at most 4 GB of memory
     python benchmark/throughput.py collect                 # frames/s against MuJoCo's default settings
     python benchmark/throughput.py collect --task humanoid-walk --difficulty vanilla --workers 8
@@ -109,6 +110,8 @@ class Train:
     """updates that are timed, after three that are not"""
     data: str = DEMO_DATA
     """training file"""
+    shares: bool = True
+    """also where an update's time goes, in a second process for each stage"""
     evaluation: bool = True
     """also play laom.py's evaluation, 25 episodes with seen and 25 with unseen videos: some minutes"""
     flags: str = ""
@@ -302,11 +305,12 @@ def measure_training(train: Train):
     print(f"{ceiling['device']}: matrix product {rates}\n")
     columns = f"{'stage':20} {'transitions/s':>13} {'of ceiling':>10}"
     columns += f" {'1st update':>10} {'memory':>8}"
-    print(columns + "".join(f"{part:>13}" for part in [*PARTS, "rest"]))
+    parts = [*PARTS, "rest"] if train.shares else []
+    print(columns + "".join(f"{part:>13}" for part in parts))
     stages = {}
     for stage in train.stages:
         result = in_fresh_process(measure_speed, stage, train)
-        result["shares"] = in_fresh_process(measure_shares, stage, train)
+        result["shares"] = in_fresh_process(measure_shares, stage, train) if train.shares else {}
         speed = result["transitions_per_second"]
         ceiling_fraction = speed * result["gflop_per_transition"] / ceiling[result["dtype"]]
         result["ceiling_fraction"] = round(ceiling_fraction, 3)
