@@ -1501,8 +1501,11 @@ def test_a_variant_without_what_is_measured(finished, tmp_path):
 def test_every_stage_can_be_timed(stage, short_file, monkeypatch):
     """One update, small: a speed, FLOPs, and parts of its time that are not more than the whole."""
     monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")  # which it sets: so it ends with the test
+    monkeypatch.setattr(throughput, "WARM_UP", 1)
     kind = stage.split(".")[1]
     flags = f"--{kind}.batch-size 16 --bc.encoder-scale 1 --device cpu --precision fp32 --no-compile"
+    if stage == "laom_supervised.lam":
+        flags += " --lam.labeled-batch-size 16"
     if stage != "bc.bc":
         flags += " --num-labeled-trajectories 2"
     train = throughput.Train(data=str(short_file), num_updates=1, flags=flags)
