@@ -193,7 +193,7 @@ def claim_row(bench: Benchmark, claim: Claim, measure: str) -> list[str] | None:
     comparisons = [compare(bench, claim, measure, videos) for videos in table.VIDEOS]
     pairs = {}
     for comparison in comparisons:
-        pairs |= dict.fromkeys([*comparison.log_ratios, *comparison.not_positive])
+        pairs |= dict.fromkeys([*comparison.log_ratios, *comparison.left_out])
     if not pairs:
         return None
     seeds_of_tasks = {}

@@ -117,6 +117,11 @@ class Run:
         values = [record[metric] for record in records if metric in record]
         return float(np.mean(values[-5:])) if values else None
 
+    @property
+    def actor_is_dead(self) -> bool:
+        """Whether the actor answers all observations alike: of z it has cloned nothing but the mean."""
+        return "lam" in self.args and (self.online("bc/loss") or 0) > 0.95  # of the variance of z
+
     def wall_clock(self) -> dict:
         """Seconds of each session, machine and date, where benchmark/run.py has noted them."""
         return read_wall_clock(self.folder)
@@ -277,22 +282,23 @@ class Benchmark:
         return sample_of(runs, lambda run: run.number(name, videos or self.videos, budget))
 
     def values(self, name: str, measure: str, videos: str) -> dict[tuple[str, int], float]:
-        """(task, seed) → one of MEASURES with the scale's most_labels, of the runs of a name that have it.
-
-        The name ends in __vanilla for those without distractors.
-        """
-        difficulty = CLEAN if name.endswith(f"__{CLEAN}") else DISTRACTORS
+        """(task, seed) → one of MEASURES with the scale's most_labels, of the runs of a name that have it."""
         result = {}
-        for run in self.find(name.removesuffix(f"__{CLEAN}"), difficulty):
+        for run in self.named(name):
             number = run.number(measure, videos, self.scale.most_labels)
             if number is None:
                 continue
             if measure in UNEXPLAINED:
                 number = 1 - number
             if measure == "return_mean":
-                number /= self.reference(run.task, difficulty)[0]
+                number /= self.reference(run.task, run.difficulty)[0]
             result[run.task, run.seed] = number
         return result
+
+    def named(self, name: str) -> list[Run]:
+        """The runs of a name, which ends in __vanilla for those without distractors."""
+        difficulty = CLEAN if name.endswith(f"__{CLEAN}") else DISTRACTORS
+        return self.find(name.removesuffix(f"__{CLEAN}"), difficulty)
 
 
 # ---- Samples ----------------------------------------------------------------------------------------------
@@ -493,7 +499,7 @@ class Comparison:
     """What is measured of a claim, on seen or on unseen videos."""
 
     log_ratios: dict[tuple[str, int], float]  # (task, seed) → logarithm of the ratio
-    not_positive: list[tuple[str, int]]  # where a number is 0 or less, which has no logarithm
+    left_out: dict[tuple[str, int], str]  # (task, seed) → why it has no ratio that says something of z
 
     def interval(self) -> tuple[float, float]:
         """95% t interval of the ratio, over tasks × seeds."""
@@ -502,7 +508,7 @@ class Comparison:
 
     def verdict(self, direction: Literal["below 1", "above 1"]) -> Literal["holds", "fails", "undecided"]:
         """Undecided, too, where a pair is left out or stands alone."""
-        if len(self.log_ratios) < 2 or self.not_positive:
+        if len(self.log_ratios) < 2 or self.left_out:
             return "undecided"
         low, high = self.interval()
         if low <= 1 <= high:
@@ -516,9 +522,9 @@ class Comparison:
         if len(self.log_ratios) > 1:
             low, high = self.interval()
             words += f" ({show(low)} to {show(high)})"
-        if self.not_positive:
-            left_out = ", ".join(f"{task} {seed}" for task, seed in self.not_positive)
-            words += f"; 0 or less, left out: {left_out}"
+        for reason in dict.fromkeys(self.left_out.values()):
+            pairs = [f"{task} {seed}" for (task, seed), why in self.left_out.items() if why == reason]
+            words += f"; {reason}, left out: {', '.join(pairs)}"
         return words
 
 
@@ -536,12 +542,14 @@ def compare(bench: Benchmark, claim: Claim, measure: str, videos: str) -> Compar
     """The claim's ratio on the tasks and seeds that all its runs have.
 
     Scores with distractors over scores without are left out where either is over the paper's BC, not ours.
+    A return of 0 or less has no logarithm, and that of a dead actor says nothing of latent actions.
     """
     names = runs_of(bench, claim)
     mixes_kinds = len({name.endswith(f"__{CLEAN}") for name in names}) > 1
     sides = [bench.values(name, measure, videos) for name in names]
     signs = [1, -1, -1, 1][: len(sides)]
-    result = Comparison({}, [])
+    dead = {(run.task, run.seed) for name in names for run in bench.named(name) if run.actor_is_dead}
+    result = Comparison({}, {})
     for key in sides[0]:
         numbers = [side.get(key) for side in sides]
         if None in numbers:
@@ -549,8 +557,10 @@ def compare(bench: Benchmark, claim: Claim, measure: str, videos: str) -> Compar
         _, is_own = bench.reference(key[0], DISTRACTORS)
         if measure == "return_mean" and mixes_kinds and not is_own:
             continue
-        if min(numbers) <= 0:
-            result.not_positive.append(key)
+        if measure == "return_mean" and key in dead:
+            result.left_out[key] = "dead actor"
+        elif min(numbers) <= 0:
+            result.left_out[key] = "0 or less"
         else:
             result.log_ratios[key] = float(np.dot(signs, np.log(numbers)))
     return result

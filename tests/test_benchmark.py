@@ -814,11 +814,18 @@ def test_t_interval():
 )
 def test_verdicts(ratios, text, if_above, if_below):
     logarithms = {("cheetah-run", seed): np.log(ratio) for seed, ratio in enumerate(ratios)}
-    comparison = stats.Comparison(logarithms, [])
+    comparison = stats.Comparison(logarithms, {})
     assert str(comparison) == text
     assert (comparison.verdict("above 1"), comparison.verdict("below 1")) == (if_above, if_below)
-    named = stats.Comparison(logarithms, [("walker-run", 0), ("walker-run", 2)])
-    assert str(named) == f"{text}; 0 or less, left out: walker-run 0, walker-run 2"
+    left_out = {
+        ("walker-run", 0): "0 or less",
+        ("hopper-hop", 1): "dead actor",
+        ("walker-run", 2): "0 or less",
+    }
+    named = stats.Comparison(logarithms, left_out)
+    assert str(named) == (
+        f"{text}; 0 or less, left out: walker-run 0, walker-run 2; dead actor, left out: hopper-hop 1"
+    )
     assert named.verdict("above 1") == "undecided"
 
 
@@ -859,6 +866,21 @@ def test_claims_of_errors_shares_and_returns(tiny):
     assert unseen.startswith("2.03 (") and unseen.endswith("; 0 or less, left out: walker-run 0")
     assert verdict == "holds | undecided"
     assert len(claims) == 4
+
+
+def test_the_return_of_a_dead_actor_is_left_out(tiny):
+    """One that stands at the variance of z from its first update to its last; its latent actions still count,
+    and so does an actor that has learned a little."""
+    write_pairs(tiny, {"lapo": [1, 2, 3, 4], "laom": [2, 4, 6, 8]})
+    for path in tiny.glob("runs/demo/laom/*__0__*/metrics.jsonl"):
+        loss = 0.9 if path.parent.name.startswith("cheetah-run") else 1.01
+        path.write_text("".join(json.dumps({"bc/loss": loss}) + "\n" for _ in range(5)))
+    bench = stats.Benchmark("demo", (f"{tiny}/runs/*/*/*",), "seen_videos")
+    claims = {row[1]: row[2:] for row in page.claim_rows(bench)[1:]}
+    seen, unseen, verdict = claims["score: laom / lapo"][3:6]
+    for cell in (seen, unseen):
+        assert cell == "2.00 (2.00 to 2.00); dead actor, left out: walker-run 0"
+    assert verdict == "undecided" and claims["probe error: laom_no_aug / lapo"][5] == "holds"
 
 
 def test_claims_compare_what_both_sides_have(tiny, capsys):
