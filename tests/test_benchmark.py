@@ -1399,7 +1399,7 @@ def test_twins_and_reconstruction(measured, collect_short, short_file, tmp_path,
     collect_short.main(collect_short.parse_args(list(map(str, words))))
     twin = str(next(twins.glob("*.hdf5")))
     folder, measures = measured(
-        "laom_supervised.py", "lam_2", twin_data=(twin,), reconstruct=True, num_updates=30
+        "laom_supervised.py", "lam_2", twin_data=(twin,), reconstruct=True, num_updates=5
     )
     assert 0 < measures["distractor_share/no_distractors"] < 1.1
     for kind in ("action_probe", "action_head"):
