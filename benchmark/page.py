@@ -496,8 +496,9 @@ def run_card(run: Run) -> str:
     rows = health_rows(run)
     if len(rows) > 1:
         parts.append(html_table(rows))
+    folder = run.folder.relative_to(ROOT) if run.folder.is_relative_to(ROOT) else run.folder
     header = f"<h3>{html.escape(kind)}</h3>"
-    header += f'<p class="soft">{html.escape(about)}<br>{html.escape(str(run.folder))}</p>'
+    header += f'<p class="soft">{html.escape(about)}<br>{html.escape(str(folder))}</p>'
     return f'<article class="run"><header>{header}</header>{"".join(parts)}</article>'
 
 
