@@ -179,6 +179,9 @@ class Actor(nn.Module):
         self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
+        # not orthogonal as in the paper: a random output is added error, which Adam removes fastest by making
+        # all features negative, where ReLU6 has no gradient
+        nn.init.zeros_(self.output.weight)
 
     def forward(self, obs):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
@@ -195,7 +198,7 @@ def train_actor(args, data, index, num_updates, stage, run):
     actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
-        actor.compile()
+        actor.compile(dynamic=False)
 
     total = num_updates
     warmup = cfg.warmup_epochs * (len(index) // cfg.batch_size)
@@ -233,9 +236,9 @@ def action_error(args, policy, data):
 
 
 def infer_some(args, network, data, trajectories):
-    """z, actions and expert_actions of at most 50,000 transitions, which are the same ones for twin files."""
+    """z, actions and expert_actions of at most 50,000 transitions, in the files' order, the same of twins."""
     index = data.transitions(trajectories)
-    index = index[permutation(len(index), 0, 0)[:50_000]]
+    index = index[permutation(len(index), 0, 0)[:50_000].sort()[0]]
     z = infer_all(args, network, data, index)
     return z, data.actions[index].to(args.device), data.expert_actions[index].to(args.device)
 
@@ -274,12 +277,13 @@ def batch_at(index, batch_size, seed, step):
 
 @lru_cache(1)
 def permutation(number, seed, epoch):
-    return torch.randperm(number, generator=step_generator(seed, epoch))
+    return torch.randperm(number, generator=random_generator("permutation", seed, epoch))
 
 
-def step_generator(seed, step, rank=0):
+def random_generator(purpose, seed, step, rank=0):
     """What is random in a step depends on these alone, so that a checkpoint needs no random state."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 2**24)
+    sequence = np.random.SeedSequence([seed, step, rank], spawn_key=tuple(purpose.encode()))
+    return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
 
 def average_gradients(optim):
@@ -402,7 +406,7 @@ class Dataset:
         return index + torch.minimum(k, reach)
 
     def observe(self, index, extra=0):
-        """Frames up to each index, oldest first, extra later ones: (B, 3 (T + extra), 64, 64) in [-1, 1]."""
+        """Frames up to each index, oldest first, extra later ones: (B, 3 (T + extra), 64, 64) in [-1, 1)."""
         rows = index[:, None] + torch.arange(1 - self.args.frame_stack, 1 + extra)
         rows = torch.maximum(rows, self.first[index, None])  # before a trajectory's start its first frame
         frames = self.gather(rows.flatten()).view(*rows.shape, IMG_HW, IMG_HW, 3)
@@ -455,10 +459,11 @@ def to_device(x, device):
 
 
 def to_input(frames, args):
-    """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 1], on the device, stored channels-last."""
+    """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 0.992], on the device, stored channels-last."""
     frames = to_device(frames, args.device)
     stacked = torch.cat(frames.unbind(1), -1).permute(0, 3, 1, 2)
-    return stacked.to(args.dtype).div_(127.5).sub_(1)
+    minus_one = torch.full((), -1, dtype=args.dtype, device=args.device)
+    return torch.add(minus_one, stacked, alpha=1 / 128)  # one pass; exact for all 256 levels in bfloat16
 
 
 # ---- Run keeping: records, checkpoints, results ------------------------------------------------------------
@@ -477,7 +482,7 @@ class Run:
         self.folder = args.resume or f"{args.runs}/{name}"
         self.checkpoint = {"stage": None, "results": {"budgets": {}}, "metrics_size": 0}
         if os.path.exists(f"{self.folder}/checkpoint.pt"):
-            self.checkpoint = load(f"{self.folder}/checkpoint.pt", args.device)
+            self.checkpoint = load(f"{self.folder}/checkpoint.pt")
         table_3 = BC_RETURNS.get(data.task, (None, None))
         self.results = self.checkpoint["results"] | {
             "script": SCRIPT.name,
@@ -538,12 +543,14 @@ class Run:
         file_name = f"{stage.replace(self.kind, name)}.pt"
         first = 0
         if os.path.exists(f"{self.folder}/{file_name}"):
-            product.load_state_dict(load(f"{self.folder}/{file_name}", self.args.device))
+            product.load_state_dict(load(f"{self.folder}/{file_name}"))
             first = total
         elif self.checkpoint["stage"] == stage:
             first = self.checkpoint["step"]
             for name, part in parts.items():
                 part.load_state_dict(self.checkpoint["parts"][name])
+        if self.checkpoint["stage"] == stage:
+            self.checkpoint = {"stage": None}  # its memory is free
         saved_at = time.time()
         self.stage = stage
         self.batch_size = batch_size
@@ -641,9 +648,10 @@ class Run:
             wandb.log({f"rollout_{number}": wandb.Video(film)})
 
 
-def load(path, device):
+def load(path):
+    """What torch.save has written, in the CPU's memory."""
     try:
-        return torch.load(path, device)
+        return torch.load(path, "cpu")
     except Exception as error:  # torch, zip and pickle have many
         raise SystemExit(f"error: {path} is not whole: {error}; without it, its stage begins anew")
 

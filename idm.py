@@ -240,6 +240,9 @@ class Actor(nn.Module):
         self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
+        # not orthogonal as in the paper: a random output is added error, which Adam removes fastest by making
+        # all features negative, where ReLU6 has no gradient
+        nn.init.zeros_(self.output.weight)
 
     def forward(self, obs):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
@@ -256,14 +259,14 @@ def train_idm(args, data, index, stage, run):
     idm.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(idm.parameters(), fused=True)
     if args.compile:
-        idm.compile()
+        idm.compile(dynamic=False)
 
     total = cfg.num_updates
     warmup = min(cfg.warmup_epochs * (len(index) // cfg.batch_size), total)
     for step in run.steps(stage, total, cfg.batch_size, idm=idm, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
 
-        generator = step_generator(args.seed, step, RANK)
+        generator = random_generator("idm", args.seed, step, RANK)
         batch = batch_at(index, cfg.batch_size, args.seed, step)
         future = data.future(batch, cfg.future_obs_offset, generator)
         obs = data.observe(batch)
@@ -294,7 +297,7 @@ def train_actor(args, data, idm, stage, run):
     actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
-        actor.compile()
+        actor.compile(dynamic=False)
 
     index = data.transitions(data.shuffle)
     labels = infer_all(args, idm, data, index)
@@ -325,23 +328,35 @@ def train_actor(args, data, idm, stage, run):
 
 
 def held_out_error(args, idm, data, eval_data):
-    """Errors of the IDM's actions at k = 1 on trajectories that it has not seen, on seen and unseen videos.
-
-    seen_videos: a fifth of the data's trajectories, the end of the shuffle whose beginning is labelled;
-    unseen_videos: the evaluation data.
-    """
+    """Errors of the IDM's actions at k = 1 on trajectories that it has not seen."""
     results = {}
-    fitted, held_out = np.split(data.shuffle, [-max(1, len(data.shuffle) // 5)])
-    tests = (("seen_videos", data, held_out), ("unseen_videos", eval_data, eval_data.shuffle))
+    fitted, tests = split_for_probes(args, data, eval_data)
     for prefix, network in (("blind_", lambda obs, _: idm(obs, obs)), ("", idm)):
-        fitted_z = infer_some(args, network, data, fitted)
-        for videos, source, trajectories in tests:
-            held_out_z = infer_some(args, network, source, trajectories)  # z is the predicted action
+        fitted_z = infer_some(args, network, *fitted)
+        for videos, source in tests.items():
+            held_out_z = infer_some(args, network, *source)  # z is the predicted action
             prediction, actions, _ = held_out_z
             results |= action_errors(f"{prefix}idm", videos, prediction, actions)
             results |= perturbation_errors(prefix, videos, fitted_z, held_out_z)
     results["effective_rank"] = effective_rank(prediction)
     return results
+
+
+def split_for_probes(args, data, eval_data):
+    """(data, trajectories) on which probes are fitted, and on which they are tested, by kind of videos.
+
+    Fitted on trajectories whose labels no method learns from: in the shuffle behind the largest budget and
+    before the last fifth; where all are labelled, on half of the evaluation data. seen_videos: the last
+    fifth; unseen_videos: the evaluation data.
+    """
+    held_out = max(1, len(data.shuffle) // 5)
+    fitted = (data, data.shuffle[max(args.num_labeled_trajectories) : -held_out])
+    tests = {"seen_videos": (data, data.shuffle[-held_out:]), "unseen_videos": (eval_data, eval_data.shuffle)}
+    if len(fitted[1]) == 0:
+        one_half, other_half = np.array_split(eval_data.shuffle, 2)
+        fitted = (eval_data, one_half)
+        tests["unseen_videos"] = (eval_data, other_half)
+    return fitted, tests
 
 
 def action_error(args, policy, data):
@@ -355,44 +370,59 @@ def action_error(args, policy, data):
 
 
 def infer_some(args, network, data, trajectories):
-    """z, actions and expert_actions of at most 50,000 transitions, which are the same ones for twin files."""
+    """z, actions and expert_actions of at most 50,000 transitions, in the files' order, the same of twins."""
     index = data.transitions(trajectories)
-    index = index[permutation(len(index), 0, 0)[:50_000]]
+    index = index[permutation(len(index), 0, 0)[:50_000].sort()[0]]
     z = infer_all(args, network, data, index)
     return z, data.actions[index].to(args.device), data.expert_actions[index].to(args.device)
 
 
-def fit_ridge(z, actions):
-    """Ridge regression from z (N, Z) to actions (N, A), as a function; penalty: 1e-4 of z's mean variance."""
+PENALTIES = [10.0**exponent for exponent in range(-6, 4)]  # in units of a dimension's variance
+
+
+def fit_ridge(z, target, penalties=PENALTIES):
+    """Ridge regression from z (N, Z) to a target (N, D), as a function.
+
+    Each dimension of z has unit variance. Fitted on four fifths of the rows, with the penalty that suits the
+    last fifth best, which are other trajectories: so a large z that knows nothing predicts the mean.
+    """
     z_mean = z.mean(0)
-    action_mean = actions.mean(0)
-    centered = (z - z_mean).double()
-    gram = centered.T @ centered
-    gram.diagonal().add_(1e-4 * gram.diagonal().mean() + 1e-12)
-    weight = torch.linalg.solve(gram, centered.T @ (actions - action_mean).double()).float()
-    return lambda z: (z - z_mean) @ weight + action_mean
+    z_scale = z.std(0).clamp(min=1e-9)
+    target_mean = target.mean(0)
+    x, x_chooses = ((z - z_mean) / z_scale).double().tensor_split([4 * len(z) // 5])
+    y, y_chooses = (target - target_mean).double().tensor_split([4 * len(z) // 5])
+    variances, axes = torch.linalg.eigh(x.T @ x / len(x))
+    covariances = axes.T @ (x.T @ y) / len(x)
+    variances = variances.clamp(min=0)[:, None]
+    candidates = [axes @ (covariances / (variances + penalty)) for penalty in penalties]
+    errors = torch.stack([F.mse_loss(x_chooses @ candidate, y_chooses) for candidate in candidates])
+    weight = candidates[errors.argmin()].float()
+    return lambda z: (z - z_mean) / z_scale @ weight + target_mean
 
 
-def perturbation_errors(kind, videos, fitted, held_out):
+def perturbation_errors(prefix, videos, fitted, held_out):
     """Whether z tells what was added to the expert's action, which its pose does not.
 
-    perturbation_r2: R² of actions - expert_actions from z and expert_actions, beyond that from expert_actions
-    alone (clipping): 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. By ridge regression from
-    fitted to held_out, each z (N, Z), actions and expert_actions (N, A); {} where nothing was added.
+    perturbation_r2: R² of actions - expert_actions from z, after a linear regression on expert_actions has
+    been subtracted from both: 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. From fitted to
+    held_out, each z (N, Z), actions and expert_actions (N, A); {} where nothing was added.
     """
     z, actions, plan = fitted
     held_out_z, held_out_actions, held_out_plan = held_out
     if torch.equal(actions, plan) or not (plan.isfinite().all() and held_out_plan.isfinite().all()):
         return {}
-    from_both = fit_ridge(torch.cat([z, plan], 1), actions - plan)(torch.cat([held_out_z, held_out_plan], 1))
-    from_plan = fit_ridge(plan, actions - plan)(held_out_plan)
-    perturbation = held_out_actions - held_out_plan
-    unexplained = F.mse_loss(from_both, perturbation) / F.mse_loss(from_plan, perturbation)
+    both = torch.cat([z, actions - plan], 1)
+    held_out_both = torch.cat([held_out_z, held_out_actions - held_out_plan], 1)
+    from_plan = fit_ridge(plan, both, penalties=[1e-9])
+    own_z, noise = (both - from_plan(plan)).tensor_split([z.shape[1]], 1)
+    held_out_own_z, held_out_noise = (held_out_both - from_plan(held_out_plan)).tensor_split([z.shape[1]], 1)
+    unexplained = F.mse_loss(fit_ridge(own_z, noise)(held_out_own_z), held_out_noise)
     plan_error = F.mse_loss(fit_ridge(z, plan)(held_out_z), held_out_plan)
+    perturbation_r2 = 1 - unexplained / held_out_noise.square().mean()
     plan_r2 = 1 - plan_error / held_out_plan.var(0, unbiased=False).mean()
     return {
-        f"{kind}perturbation_r2/{videos}": 1 - unexplained.item(),
-        f"{kind}plan_r2/{videos}": plan_r2.item(),
+        f"{prefix}perturbation_r2/{videos}": perturbation_r2.item(),
+        f"{prefix}plan_r2/{videos}": plan_r2.item(),
     }
 
 
@@ -407,7 +437,8 @@ def action_errors(kind, videos, prediction, actions):
 
 def effective_rank(z):
     """Participation ratio of the principal components of z (N, Z), from 1 to Z."""
-    centered = z[:4096] - z[:4096].mean(0)
+    z = z[:: len(z) // 4096 + 1]
+    centered = z - z.mean(0)
     gram = centered @ centered.T
     return (gram.trace() ** 2 / gram.square().sum().clamp(min=1e-30)).item()
 
@@ -446,12 +477,13 @@ def batch_at(index, batch_size, seed, step):
 
 @lru_cache(1)
 def permutation(number, seed, epoch):
-    return torch.randperm(number, generator=step_generator(seed, epoch))
+    return torch.randperm(number, generator=random_generator("permutation", seed, epoch))
 
 
-def step_generator(seed, step, rank=0):
+def random_generator(purpose, seed, step, rank=0):
     """What is random in a step depends on these alone, so that a checkpoint needs no random state."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 2**24)
+    sequence = np.random.SeedSequence([seed, step, rank], spawn_key=tuple(purpose.encode()))
+    return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
 
 def average_gradients(optim):
@@ -574,7 +606,7 @@ class Dataset:
         return index + torch.minimum(k, reach)
 
     def observe(self, index, extra=0):
-        """Frames up to each index, oldest first, extra later ones: (B, 3 (T + extra), 64, 64) in [-1, 1]."""
+        """Frames up to each index, oldest first, extra later ones: (B, 3 (T + extra), 64, 64) in [-1, 1)."""
         rows = index[:, None] + torch.arange(1 - self.args.frame_stack, 1 + extra)
         rows = torch.maximum(rows, self.first[index, None])  # before a trajectory's start its first frame
         frames = self.gather(rows.flatten()).view(*rows.shape, IMG_HW, IMG_HW, 3)
@@ -627,10 +659,11 @@ def to_device(x, device):
 
 
 def to_input(frames, args):
-    """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 1], on the device, stored channels-last."""
+    """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 0.992], on the device, stored channels-last."""
     frames = to_device(frames, args.device)
     stacked = torch.cat(frames.unbind(1), -1).permute(0, 3, 1, 2)
-    return stacked.to(args.dtype).div_(127.5).sub_(1)
+    minus_one = torch.full((), -1, dtype=args.dtype, device=args.device)
+    return torch.add(minus_one, stacked, alpha=1 / 128)  # one pass; exact for all 256 levels in bfloat16
 
 
 # ---- Run keeping: records, checkpoints, results ------------------------------------------------------------
@@ -649,7 +682,7 @@ class Run:
         self.folder = args.resume or f"{args.runs}/{name}"
         self.checkpoint = {"stage": None, "results": {"budgets": {}}, "metrics_size": 0}
         if os.path.exists(f"{self.folder}/checkpoint.pt"):
-            self.checkpoint = load(f"{self.folder}/checkpoint.pt", args.device)
+            self.checkpoint = load(f"{self.folder}/checkpoint.pt")
         table_3 = BC_RETURNS.get(data.task, (None, None))
         self.results = self.checkpoint["results"] | {
             "script": SCRIPT.name,
@@ -710,12 +743,14 @@ class Run:
         file_name = f"{stage.replace(self.kind, name)}.pt"
         first = 0
         if os.path.exists(f"{self.folder}/{file_name}"):
-            product.load_state_dict(load(f"{self.folder}/{file_name}", self.args.device))
+            product.load_state_dict(load(f"{self.folder}/{file_name}"))
             first = total
         elif self.checkpoint["stage"] == stage:
             first = self.checkpoint["step"]
             for name, part in parts.items():
                 part.load_state_dict(self.checkpoint["parts"][name])
+        if self.checkpoint["stage"] == stage:
+            self.checkpoint = {"stage": None}  # its memory is free
         saved_at = time.time()
         self.stage = stage
         self.batch_size = batch_size
@@ -813,9 +848,10 @@ class Run:
             wandb.log({f"rollout_{number}": wandb.Video(film)})
 
 
-def load(path, device):
+def load(path):
+    """What torch.save has written, in the CPU's memory."""
     try:
-        return torch.load(path, device)
+        return torch.load(path, "cpu")
     except Exception as error:  # torch, zip and pickle have many
         raise SystemExit(f"error: {path} is not whole: {error}; without it, its stage begins anew")
 

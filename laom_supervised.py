@@ -310,6 +310,9 @@ class Actor(nn.Module):
         self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
+        # not orthogonal as in the paper: a random output is added error, which Adam removes fastest by making
+        # all features negative, where ReLU6 has no gradient
+        nn.init.zeros_(self.output.weight)
 
     def forward(self, obs):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
@@ -333,13 +336,13 @@ def train_lam(args, data, labeled_data, labeled_index, stage, run):
     labeled_loss_coef = cfg.labeled_loss_coef
     if labeled_loss_coef is None:  # Table 7
         labeled_loss_coef = 0.001 if labeled_data.task == "cheetah-run" else 0.01
-    variance = labeled_data.actions.var(0).mean().item()
+    variance = labeled_data.actions[labeled_index].var(0).mean().item()
     paper_variances = {"cheetah-run": 35, "walker-run": 45, "hopper-hop": 28, "humanoid-walk": variance}
     # its effect is the paper's, whose labels are raw means of PPO, but for humanoid-walk
     labeled_loss_coef *= paper_variances.get(labeled_data.task, 35) / variance
     if args.compile:
         for network in (lam.encoder, lam.idm, lam.fdm, target):
-            network.compile()
+            network.compile(dynamic=False)
 
     index = data.transitions(data.shuffle)
     updates_per_epoch = len(index) // cfg.batch_size
@@ -348,12 +351,11 @@ def train_lam(args, data, labeled_data, labeled_index, stage, run):
     for step in run.steps(stage, total, cfg.batch_size, lam=lam, target=target, probes=probes, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
 
-        generator = step_generator(args.seed, step)
-        rows = torch.randint(len(labeled_index), (cfg.labeled_batch_size,), generator=generator)
+        generator = random_generator("lam", args.seed, step, RANK)
+        label_generator = random_generator("labels", args.seed, step)  # one draw, of which a rank has a slice
+        rows = torch.randint(len(labeled_index), (cfg.labeled_batch_size,), generator=label_generator)
         labeled_batch = labeled_index[rows].chunk(WORLD_SIZE)[RANK]
         batch = batch_at(index, cfg.batch_size, args.seed, step)
-        if RANK > 0:  # labelled rows are slices of one draw; offsets and augmentation are the rank's own
-            generator = step_generator(args.seed, step, RANK)
         future = data.future(batch, cfg.future_obs_offset, generator)
         labeled_future = labeled_data.future(labeled_batch, cfg.future_obs_offset, generator)
 
@@ -402,7 +404,8 @@ def train_lam(args, data, labeled_data, labeled_index, stage, run):
         if run.log_due(step):
             losses = probe_losses if data.has_actions else {}
             losses |= {"consistency_loss": consistency_loss, "labeled_mse": labeled_mse}
-            run.log(step, optim, loss=loss, **losses)
+            embedding_variance = target_embedding.float().var(0).mean()
+            run.log(step, optim, loss=loss, embedding_variance=embedding_variance, **losses)
     return lam
 
 
@@ -417,7 +420,7 @@ def train_actor(args, data, lam, stage, run):
     actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
-        actor.compile()
+        actor.compile(dynamic=False)
 
     index = data.transitions(data.shuffle)
     z_bytes = 4 * args.lam.latent_action_dim * len(index)
@@ -470,7 +473,7 @@ def train_decoder(args, data, index, actor, stage, run):
     for step in run.steps(stage, total, cfg.batch_size, decoder=decoder, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, 0, total, args.lr_schedule)
 
-        generator = step_generator(args.seed, step)
+        generator = random_generator("decoder", args.seed, step)
         rows = torch.randint(len(index), (cfg.batch_size,), generator=generator)
         rows = to_device(rows.chunk(WORLD_SIZE)[RANK], args.device)
 
@@ -493,20 +496,17 @@ def held_out_probe(args, lam, data, eval_data):
     """Errors of actions predicted from z, on trajectories on which no probe was fitted, at k = 1.
 
     Unlike the online probe (the paper's measure) in closed form, and without augmentation. action_probe:
-    ridge regression from z, fitted on four fifths of the trajectories. blind_probe: the same from z of (obs,
-    obs), for which the IDM has not seen what comes next, so that it guesses from the pose. action_head: the
-    LAM's own answer, learned from the labels. seen_videos: the other fifth, the end of the shuffle whose
-    beginning is labelled; unseen_videos: the evaluation data.
+    ridge regression from z. blind_probe: the same from z of (obs, obs), for which the IDM has not seen what
+    comes next, so that it guesses from the pose. action_head: the LAM's own answer, learned from the labels.
     """
     results = {}
-    fitted, held_out = np.split(data.shuffle, [-max(1, len(data.shuffle) // 5)])
-    tests = (("seen_videos", data, held_out), ("unseen_videos", eval_data, eval_data.shuffle))
+    fitted, tests = split_for_probes(args, data, eval_data)
     kinds = (("blind_", "blind_probe", lambda obs, _: lam(obs, obs)), ("", "action_probe", lam))
     for prefix, probe, network in kinds:
-        fitted_z = infer_some(args, network, data, fitted)
+        fitted_z = infer_some(args, network, *fitted)
         predict = fit_ridge(*fitted_z[:2])
-        for videos, source, trajectories in tests:
-            held_out_z = infer_some(args, network, source, trajectories)
+        for videos, source in tests.items():
+            held_out_z = infer_some(args, network, *source)
             z, actions, _ = held_out_z
             results |= action_errors(probe, videos, predict(z), actions)
             results |= perturbation_errors(prefix, videos, fitted_z, held_out_z)
@@ -514,6 +514,23 @@ def held_out_probe(args, lam, data, eval_data):
                 results |= action_errors("action_head", videos, lam.action_head(z), actions)
     results["effective_rank"] = effective_rank(z)  # of the LAM on unseen videos
     return results
+
+
+def split_for_probes(args, data, eval_data):
+    """(data, trajectories) on which probes are fitted, and on which they are tested, by kind of videos.
+
+    Fitted on trajectories whose labels no method learns from: in the shuffle behind the largest budget and
+    before the last fifth; where all are labelled, on half of the evaluation data. seen_videos: the last
+    fifth; unseen_videos: the evaluation data.
+    """
+    held_out = max(1, len(data.shuffle) // 5)
+    fitted = (data, data.shuffle[max(args.num_labeled_trajectories) : -held_out])
+    tests = {"seen_videos": (data, data.shuffle[-held_out:]), "unseen_videos": (eval_data, eval_data.shuffle)}
+    if len(fitted[1]) == 0:
+        one_half, other_half = np.array_split(eval_data.shuffle, 2)
+        fitted = (eval_data, one_half)
+        tests["unseen_videos"] = (eval_data, other_half)
+    return fitted, tests
 
 
 def action_error(args, policy, data):
@@ -527,44 +544,59 @@ def action_error(args, policy, data):
 
 
 def infer_some(args, network, data, trajectories):
-    """z, actions and expert_actions of at most 50,000 transitions, which are the same ones for twin files."""
+    """z, actions and expert_actions of at most 50,000 transitions, in the files' order, the same of twins."""
     index = data.transitions(trajectories)
-    index = index[permutation(len(index), 0, 0)[:50_000]]
+    index = index[permutation(len(index), 0, 0)[:50_000].sort()[0]]
     z = infer_all(args, network, data, index)
     return z, data.actions[index].to(args.device), data.expert_actions[index].to(args.device)
 
 
-def fit_ridge(z, actions):
-    """Ridge regression from z (N, Z) to actions (N, A), as a function; penalty: 1e-4 of z's mean variance."""
+PENALTIES = [10.0**exponent for exponent in range(-6, 4)]  # in units of a dimension's variance
+
+
+def fit_ridge(z, target, penalties=PENALTIES):
+    """Ridge regression from z (N, Z) to a target (N, D), as a function.
+
+    Each dimension of z has unit variance. Fitted on four fifths of the rows, with the penalty that suits the
+    last fifth best, which are other trajectories: so a large z that knows nothing predicts the mean.
+    """
     z_mean = z.mean(0)
-    action_mean = actions.mean(0)
-    centered = (z - z_mean).double()
-    gram = centered.T @ centered
-    gram.diagonal().add_(1e-4 * gram.diagonal().mean() + 1e-12)
-    weight = torch.linalg.solve(gram, centered.T @ (actions - action_mean).double()).float()
-    return lambda z: (z - z_mean) @ weight + action_mean
+    z_scale = z.std(0).clamp(min=1e-9)
+    target_mean = target.mean(0)
+    x, x_chooses = ((z - z_mean) / z_scale).double().tensor_split([4 * len(z) // 5])
+    y, y_chooses = (target - target_mean).double().tensor_split([4 * len(z) // 5])
+    variances, axes = torch.linalg.eigh(x.T @ x / len(x))
+    covariances = axes.T @ (x.T @ y) / len(x)
+    variances = variances.clamp(min=0)[:, None]
+    candidates = [axes @ (covariances / (variances + penalty)) for penalty in penalties]
+    errors = torch.stack([F.mse_loss(x_chooses @ candidate, y_chooses) for candidate in candidates])
+    weight = candidates[errors.argmin()].float()
+    return lambda z: (z - z_mean) / z_scale @ weight + target_mean
 
 
-def perturbation_errors(kind, videos, fitted, held_out):
+def perturbation_errors(prefix, videos, fitted, held_out):
     """Whether z tells what was added to the expert's action, which its pose does not.
 
-    perturbation_r2: R² of actions - expert_actions from z and expert_actions, beyond that from expert_actions
-    alone (clipping): 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. By ridge regression from
-    fitted to held_out, each z (N, Z), actions and expert_actions (N, A); {} where nothing was added.
+    perturbation_r2: R² of actions - expert_actions from z, after a linear regression on expert_actions has
+    been subtracted from both: 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. From fitted to
+    held_out, each z (N, Z), actions and expert_actions (N, A); {} where nothing was added.
     """
     z, actions, plan = fitted
     held_out_z, held_out_actions, held_out_plan = held_out
     if torch.equal(actions, plan) or not (plan.isfinite().all() and held_out_plan.isfinite().all()):
         return {}
-    from_both = fit_ridge(torch.cat([z, plan], 1), actions - plan)(torch.cat([held_out_z, held_out_plan], 1))
-    from_plan = fit_ridge(plan, actions - plan)(held_out_plan)
-    perturbation = held_out_actions - held_out_plan
-    unexplained = F.mse_loss(from_both, perturbation) / F.mse_loss(from_plan, perturbation)
+    both = torch.cat([z, actions - plan], 1)
+    held_out_both = torch.cat([held_out_z, held_out_actions - held_out_plan], 1)
+    from_plan = fit_ridge(plan, both, penalties=[1e-9])
+    own_z, noise = (both - from_plan(plan)).tensor_split([z.shape[1]], 1)
+    held_out_own_z, held_out_noise = (held_out_both - from_plan(held_out_plan)).tensor_split([z.shape[1]], 1)
+    unexplained = F.mse_loss(fit_ridge(own_z, noise)(held_out_own_z), held_out_noise)
     plan_error = F.mse_loss(fit_ridge(z, plan)(held_out_z), held_out_plan)
+    perturbation_r2 = 1 - unexplained / held_out_noise.square().mean()
     plan_r2 = 1 - plan_error / held_out_plan.var(0, unbiased=False).mean()
     return {
-        f"{kind}perturbation_r2/{videos}": 1 - unexplained.item(),
-        f"{kind}plan_r2/{videos}": plan_r2.item(),
+        f"{prefix}perturbation_r2/{videos}": perturbation_r2.item(),
+        f"{prefix}plan_r2/{videos}": plan_r2.item(),
     }
 
 
@@ -579,7 +611,8 @@ def action_errors(kind, videos, prediction, actions):
 
 def effective_rank(z):
     """Participation ratio of the principal components of z (N, Z), from 1 to Z."""
-    centered = z[:4096] - z[:4096].mean(0)
+    z = z[:: len(z) // 4096 + 1]
+    centered = z - z.mean(0)
     gram = centered @ centered.T
     return (gram.trace() ** 2 / gram.square().sum().clamp(min=1e-30)).item()
 
@@ -618,12 +651,13 @@ def batch_at(index, batch_size, seed, step):
 
 @lru_cache(1)
 def permutation(number, seed, epoch):
-    return torch.randperm(number, generator=step_generator(seed, epoch))
+    return torch.randperm(number, generator=random_generator("permutation", seed, epoch))
 
 
-def step_generator(seed, step, rank=0):
+def random_generator(purpose, seed, step, rank=0):
     """What is random in a step depends on these alone, so that a checkpoint needs no random state."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 2**24)
+    sequence = np.random.SeedSequence([seed, step, rank], spawn_key=tuple(purpose.encode()))
+    return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
 
 def average_gradients(optim):
@@ -746,7 +780,7 @@ class Dataset:
         return index + torch.minimum(k, reach)
 
     def observe(self, index, extra=0):
-        """Frames up to each index, oldest first, extra later ones: (B, 3 (T + extra), 64, 64) in [-1, 1]."""
+        """Frames up to each index, oldest first, extra later ones: (B, 3 (T + extra), 64, 64) in [-1, 1)."""
         rows = index[:, None] + torch.arange(1 - self.args.frame_stack, 1 + extra)
         rows = torch.maximum(rows, self.first[index, None])  # before a trajectory's start its first frame
         frames = self.gather(rows.flatten()).view(*rows.shape, IMG_HW, IMG_HW, 3)
@@ -799,10 +833,11 @@ def to_device(x, device):
 
 
 def to_input(frames, args):
-    """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 1], on the device, stored channels-last."""
+    """uint8 (B, T, 64, 64, 3) → (B, 3 T, 64, 64) in [-1, 0.992], on the device, stored channels-last."""
     frames = to_device(frames, args.device)
     stacked = torch.cat(frames.unbind(1), -1).permute(0, 3, 1, 2)
-    return stacked.to(args.dtype).div_(127.5).sub_(1)
+    minus_one = torch.full((), -1, dtype=args.dtype, device=args.device)
+    return torch.add(minus_one, stacked, alpha=1 / 128)  # one pass; exact for all 256 levels in bfloat16
 
 
 # ---- Augmentation (Section 4; Almuzairee et al., 2024) -----------------------------------------------------
@@ -868,7 +903,7 @@ class Run:
         self.folder = args.resume or f"{args.runs}/{name}"
         self.checkpoint = {"stage": None, "results": {"budgets": {}}, "metrics_size": 0}
         if os.path.exists(f"{self.folder}/checkpoint.pt"):
-            self.checkpoint = load(f"{self.folder}/checkpoint.pt", args.device)
+            self.checkpoint = load(f"{self.folder}/checkpoint.pt")
         table_3 = BC_RETURNS.get(data.task, (None, None))
         self.results = self.checkpoint["results"] | {
             "script": SCRIPT.name,
@@ -929,12 +964,14 @@ class Run:
         file_name = f"{stage.replace(self.kind, name)}.pt"
         first = 0
         if os.path.exists(f"{self.folder}/{file_name}"):
-            product.load_state_dict(load(f"{self.folder}/{file_name}", self.args.device))
+            product.load_state_dict(load(f"{self.folder}/{file_name}"))
             first = total
         elif self.checkpoint["stage"] == stage:
             first = self.checkpoint["step"]
             for name, part in parts.items():
                 part.load_state_dict(self.checkpoint["parts"][name])
+        if self.checkpoint["stage"] == stage:
+            self.checkpoint = {"stage": None}  # its memory is free
         saved_at = time.time()
         self.stage = stage
         self.batch_size = batch_size
@@ -1032,9 +1069,10 @@ class Run:
             wandb.log({f"rollout_{number}": wandb.Video(film)})
 
 
-def load(path, device):
+def load(path):
+    """What torch.save has written, in the CPU's memory."""
     try:
-        return torch.load(path, device)
+        return torch.load(path, "cpu")
     except Exception as error:  # torch, zip and pickle have many
         raise SystemExit(f"error: {path} is not whole: {error}; without it, its stage begins anew")
 
