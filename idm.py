@@ -356,7 +356,7 @@ def split_for_probes(args, data, eval_data):
         one_half, other_half = np.array_split(eval_data.shuffle, 2)
         fitted = (eval_data, one_half)
         tests["unseen_videos"] = (eval_data, other_half)
-    return fitted, tests
+    return fitted, {videos: source for videos, source in tests.items() if len(source[1]) > 0}
 
 
 def action_error(args, policy, data):

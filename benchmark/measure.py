@@ -13,7 +13,7 @@ fails does not stop the others: the end says it in a line each, and the exit sta
 <kind>_mse/<videos>, <kind>_mse_over_var/<videos> (1 is what the mean action reaches) and
 <kind>_mse_over_var_per_dimension/<videos>: error of the true action, at k = 1, without augmentation, on at
 most 50,000 transitions.
-Kinds: action_probe, ridge regression z → action fitted on four fifths of the trajectories; blind_probe, the
+Kinds: action_probe, ridge regression z → action fitted on trajectories without labels; blind_probe, the
 same from z of (obs, obs), for which the IDM has not seen what comes next: an expert's action can be guessed
 from obs alone, and what z owes to the change is the gap between the two (none for a good LAM either, where
 the next observation follows from obs, as an expert's without noise does); action_head and idm, the network's
@@ -34,8 +34,9 @@ the share of Var(z) that changes between the evaluation file and its twin, so wi
 
 What a script must define: LAM or IDM, a network (obs, future_obs) → z or action with an `encoder`; a LAM also
 predict(obs_embedding, z), and infer(obs_embedding, future_embedding) unless it has a pixel `decoder`;
-parse_args, load_data, Dataset (with observe and observe_pair), infer_some, action_errors, fit_ridge,
-perturbation_errors, effective_rank; for --reconstruct batch_at, learning_rate, init_weights, ResidualBlock.
+parse_args, load_data, Dataset (with observe and observe_pair), split_for_probes, infer_some, action_errors,
+fit_ridge, perturbation_errors, effective_rank; for --reconstruct batch_at, learning_rate, init_weights,
+ResidualBlock.
 An `action_head` of the network is measured, too.
 """
 
@@ -99,7 +100,8 @@ def load_method(folder: Path, reconstruct: bool):
     if not hasattr(method, "LAM") and not hasattr(method, "IDM"):
         raise SystemExit(f"error: {name} defines neither LAM nor IDM: benchmark/measure.py measures these")
     needed = ["parse_args", "load_data", "Dataset"]
-    needed += ["infer_some", "action_errors", "effective_rank", "fit_ridge", "perturbation_errors"]
+    needed += ["split_for_probes", "infer_some", "action_errors"]
+    needed += ["effective_rank", "fit_ridge", "perturbation_errors"]
     if reconstruct:
         needed += ["batch_at", "learning_rate", "init_weights", "ResidualBlock"]
     refuse_without(needed, method, name)
@@ -137,24 +139,21 @@ def load_network(method, args, weights: Path, action_dim: int) -> nn.Module:
 
 def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> dict:
     """All measures of a network by name: numbers, and for each action dimension a list of them."""
-    num_held_out = max(1, len(data.shuffle) // 5)
-    held_out = data.shuffle[-num_held_out:]  # labelled trajectories come first
-    sources = {"seen_videos": (data, held_out), "unseen_videos": (eval_data, eval_data.shuffle)}
+    fitted, sources = method.split_for_probes(args, data, eval_data)
     for twin in twins:
         name = "no_distractors" if twin.difficulty == "vanilla" else f"twin:{twin.paths[0]}"
-        sources[name] = (twin, twin.shuffle)
+        sources[name] = (twin, sources["unseen_videos"][1])
 
     def blind_network(obs, _):
         return network(obs, obs)
 
-    fitted = data.shuffle[:-num_held_out]
-    train = method.infer_some(args, network, data, fitted)
-    blind_train = method.infer_some(args, blind_network, data, fitted)
+    train = method.infer_some(args, network, *fitted)
+    blind_train = method.infer_some(args, blind_network, *fitted)
 
     results = {}
-    for videos, (source, trajectories) in sources.items():
-        test = method.infer_some(args, network, source, trajectories)
-        blind_test = method.infer_some(args, blind_network, source, trajectories)
+    for videos, source in sources.items():
+        test = method.infer_some(args, network, *source)
+        blind_test = method.infer_some(args, blind_network, *source)
         z, actions, _ = test
         predictions = {}
         if hasattr(method, "LAM"):
@@ -178,7 +177,7 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
             unseen_z = z
             results["effective_rank"] = method.effective_rank(z)
             if hasattr(method, "LAM"):
-                results |= loss_ratios(method, args, network, source)
+                results |= loss_ratios(method, args, network, eval_data)
         elif videos != "seen_videos":
             results[f"distractor_share/{videos}"] = distractor_share(unseen_z, z)
     return results
@@ -212,7 +211,7 @@ def prediction_errors(lam: nn.Module, obs: torch.Tensor, next_obs: torch.Tensor)
         z, blind_z = lam.infer(embedding, target), lam.infer(embedding, embedding)
     errors = [
         F.mse_loss(lam.predict(embedding, z), target),
-        F.mse_loss(lam.predict(embedding, z.roll(1, 0)), target),
+        F.mse_loss(lam.predict(embedding, z.roll(len(z) // 2, 0)), target),  # of another trajectory
         F.mse_loss(lam.predict(embedding, blind_z), target),
         F.mse_loss(no_change, target),
     ]

@@ -146,9 +146,9 @@ def frames(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory, frames) -> Path:
-    """Three trajectories of 1,000 steps, and one for evaluation."""
+    """Three trajectories of 1,000 steps, and two for evaluation."""
     folder = tmp_path_factory.mktemp("data")
-    numbers = ["--num-trajectories", 3, "--num-eval-trajectories", 1, "--num-workers", 2]
+    numbers = ["--num-trajectories", 3, "--num-eval-trajectories", 2, "--num-workers", 2]
     result = run("collect_data.py", *numbers, "--backgrounds", frames, "--output", folder)
     assert result.returncode == 0, result.stderr
     return folder

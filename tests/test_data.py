@@ -31,7 +31,7 @@ def data(args):
 
 def pixels(frames) -> torch.Tensor:
     """Frames of a file, uint8 (T, 64, 64, 3), as a network sees them: (3 T, 64, 64)."""
-    return torch.from_numpy(np.concatenate(frames, -1)).permute(2, 0, 1) / 127.5 - 1
+    return torch.from_numpy(np.concatenate(frames, -1)).permute(2, 0, 1) / 128 - 1
 
 
 def test_alignment_with_the_environment(train_file, args, data):
@@ -57,8 +57,19 @@ def test_alignment_with_the_environment(train_file, args, data):
         assert torch.equal(next_obs, to_input(torch.from_numpy(stack[None]), args)), t
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_all_levels_of_a_pixel_are_exact(args, precision):
+    """All 256, also in bfloat16, whose 8 bits of precision are just enough for steps of 1/128 up to 1."""
+    picture = torch.arange(256, dtype=torch.uint8).repeat(16).view(64, 64, 1)
+    levels = picture.expand(2, 3, 64, 64, 3)
+    images = to_input(levels, dataclasses.replace(args, precision=precision))
+    assert images.is_contiguous(memory_format=torch.channels_last) and images.shape == (2, 9, 64, 64)
+    expected = picture[..., 0].double() / 128 - 1
+    assert torch.equal(images[1, 4].double(), expected)
+
+
 def test_input_layout(train_file, data):
-    """Channels are oldest frame first, RGB inside a frame, in [-1, 1]."""
+    """Channels are oldest frame first, RGB inside a frame, in [-1, 0.992]."""
     images = data.observe(torch.tensor([5, 700, 1999]), extra=1)
     assert images.shape == (3, 12, 64, 64) and images.is_contiguous(memory_format=torch.channels_last)
     with h5py.File(train_file) as file:

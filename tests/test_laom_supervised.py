@@ -237,6 +237,17 @@ def test_an_epoch_is_a_permutation():
     assert torch.equal(batch_at(index, 20, 7, 3), epochs[0][60:80])
 
 
+def test_each_purpose_has_its_own_stream():
+    """So has each seed, however large, and each step."""
+    streams = set()
+    for purpose in ("permutation", "lam", "labels", "decoder"):
+        for seed in (0, 1, 10**18):
+            for step in range(3):
+                generator = laom_supervised.random_generator(purpose, seed, step)
+                streams.add(tuple(torch.rand(4, generator=generator).tolist()))
+    assert len(streams) == 4 * 3 * 3
+
+
 def test_augmentation_keeps_identity_and_replicates_edges(monkeypatch):
     def augment(images, homographies):
         monkeypatch.setattr(laom_supervised, "random_homographies", lambda number, generator: homographies)

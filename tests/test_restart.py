@@ -401,10 +401,9 @@ def test_ranks_draw_for_themselves():
     of one process."""
     index, both = torch.arange(100), []
     whole = laom.batch_at(index, 20, 7, 3)
-    draws = [torch.rand(4, generator=laom.step_generator(7, 3, rank)) for rank in range(2)]
-    assert torch.equal(draws[0], torch.rand(4, generator=laom.step_generator(7, 3))) and not torch.equal(
-        *draws
-    )
+    draws = [torch.rand(4, generator=laom.random_generator("lam", 7, 3, rank)) for rank in range(2)]
+    own = torch.rand(4, generator=laom.random_generator("lam", 7, 3))
+    assert torch.equal(draws[0], own) and not torch.equal(*draws)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(laom, "WORLD_SIZE", 2)
         for rank in range(2):

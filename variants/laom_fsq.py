@@ -416,6 +416,13 @@ def train_actor(args, data, lam, stage, run):
 
         if run.log_due(step):
             run.log(step, optim, loss=loss)
+
+    answers = infer_all(args, lambda obs, _: actor(obs), data, index[:: len(index) // 512 + 1])
+    if total > 0 and answers.var(0).mean() < 0.01 and RANK == 0:  # z's variance is 1
+        print(
+            f"warning: {stage}: the actor answers all observations alike, bc/loss stays at 1: its returns say"
+        )
+        print("nothing of z; try a lower --bc.learning-rate")
     return actor
 
 
@@ -491,7 +498,7 @@ def split_for_probes(args, data, eval_data):
         one_half, other_half = np.array_split(eval_data.shuffle, 2)
         fitted = (eval_data, one_half)
         tests["unseen_videos"] = (eval_data, other_half)
-    return fitted, tests
+    return fitted, {videos: source for videos, source in tests.items() if len(source[1]) > 0}
 
 
 def action_error(args, policy, data):

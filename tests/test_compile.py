@@ -1,0 +1,67 @@
+"""What --compile makes of the networks: graphs of fixed shapes, once each, for every script and stage."""
+
+import importlib
+
+import pytest
+import torch
+from conftest import SCRIPTS, Recorder, parse
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The input shapes of every graph that is compiled, in order; nothing else is done to it."""
+    shapes = []
+
+    def backend(graph, inputs):
+        shapes.append([x.shape if torch.is_tensor(x) else x for x in inputs])
+        return graph.forward
+
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **options: compile_module(self, backend=backend, **options)
+    )
+    torch.compiler.reset()
+    yield shapes
+    torch.compiler.reset()
+
+
+def train_stages(script, data_file, steps, **changes):
+    """The stages of a script whose networks are compiled, for a few updates each."""
+    method = importlib.import_module(script.removesuffix(".py"))
+    args = parse(script, data_file, **changes)
+    args.compile = True
+    data = method.Dataset(args.data, args)
+    index = data.transitions(data.shuffle[:2])
+    run = Recorder(steps, keep=False)
+    if script == "bc.py":
+        method.train_actor(args, data, index, steps, "bc_2", run)
+    elif script == "idm.py":
+        idm = method.train_idm(args, data, index, "idm_2", run)
+        method.train_actor(args, data, idm, "bc_2", run)
+    elif script == "laom_supervised.py":
+        lam = method.train_lam(args, data, data, index, "lam_2", run)
+        method.train_actor(args, data, lam, "bc_2", run)
+    else:
+        lam = method.train_lam(args, data, "lam", run)
+        method.train_actor(args, data, lam, "bc", run)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_size_is_symbolic(script, short_file, graphs):
+    train_stages(script, short_file, steps=3)
+    assert graphs
+    for shapes in graphs:
+        for shape in shapes:
+            sizes = shape if isinstance(shape, torch.Size) else [shape]
+            assert not any(isinstance(size, torch.SymInt) for size in sizes), shapes
+
+
+@pytest.mark.parametrize("script", ["laom_supervised.py"])
+def test_every_budget_is_compiled(script, short_file, graphs):
+    """Also behind PyTorch's limit of recompilations: networks of a later budget do not fall back to eager."""
+    numbers = []
+    for _ in range(6):
+        before = len(graphs)
+        train_stages(script, short_file, steps=2)
+        numbers.append(len(graphs) - before)
+    print(numbers)
