@@ -19,7 +19,7 @@ videos, which the learner of the other scripts never sees.
 Files in --output (data/): <task>__<difficulty>…__{train,val}[__03-of-16].hdf5, whose format stands at
 `create_dataset_file`; beside each a .png and a .gif that show it; backgrounds/<name>/{train,val}/*.npy, the
 videos, which evaluation uses again. A killed collection continues where it stopped when the same command is
-given again, and ends with the same file. experts/train_expert.py trains experts; four are there.
+given again, and ends with the same file. experts/sac.py and experts/ppo.py train experts; four are there.
 
 Where we deviate: stored actions are those that acted, clipped to their bounds; each trajectory also stores
 its seed and the MuJoCo state behind every picture.
@@ -920,7 +920,7 @@ def load_expert(path: Path) -> Expert:
         with np.load(path) as arrays:
             return Expert(dict(arrays))
     except FileNotFoundError:
-        raise SystemExit(f"error: no expert {path}; experts/train_expert.py trains one, --expert takes one")
+        raise SystemExit(f"error: no expert {path}; experts/sac.py trains one, --expert takes one")
     except Exception as error:  # of numpy, zip or JSON
         raise SystemExit(f"error: {path} is not an expert file: {error}")
 

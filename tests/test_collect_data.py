@@ -799,7 +799,7 @@ def test_procedural_videos_are_textures_in_motion():
         (["--backgrounds", "empty"], "no folders of frames"),
         (["--expert", "nobody.npz"], "error: no expert nobody.npz"),
         (["--expert", "text.npz"], "error: text.npz is not an expert file"),
-        (["--task", "fish-swim"], "experts/fish-swim.npz; experts/train_expert.py trains one"),
+        (["--task", "fish-swim"], "experts/fish-swim.npz; experts/sac.py trains one"),
         (["--task", "fish-fly"], "error: --task fish-fly: dm_control has acrobot-swingup, "),
         (["--task", "fish"], "error: --task fish: dm_control has "),
         (

@@ -69,7 +69,7 @@ def test_every_field_has_its_help(script, preset, capsys, monkeypatch):
     assert not silent, f"no help: {silent}"
 
 
-@pytest.mark.parametrize("script", ["laom.py", "collect_data.py", "experts/train_expert.py", *(
+@pytest.mark.parametrize("script", ["laom.py", "collect_data.py", "experts/sac.py", "experts/ppo.py", *(
     f"benchmark/{path.name}" for path in sorted((ROOT / "benchmark").glob("*.py"))
     if path.name not in ("stats.py", "figures.py", "page.py")  # plot.py's
 )])  # fmt: skip

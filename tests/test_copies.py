@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 REASONS: dict[str, dict[str, str]] = {
     "Args": {
         "collect_data.py": "it collects",
-        "experts/train_expert.py": "it trains an expert",
+        "experts/ppo.py": "PPO",
+        "experts/sac.py": "SAC",
         "lapo.py": "its stages: LAM in pixels",
         "laom.py": "its stages: LAM in embeddings",
         "laom_supervised.py": "its stages; the labels are of each budget's own run",
@@ -83,7 +84,8 @@ REASONS: dict[str, dict[str, str]] = {
     },
     "main": {
         "collect_data.py": "it collects",
-        "experts/train_expert.py": "it trains an expert",
+        "experts/ppo.py": "it trains with PPO; its files are named so",
+        "experts/sac.py": "it trains with SAC, which needs lengths that fit together",
         "laom_supervised.py": "a LAM for each budget",
         "idm.py": "an IDM and an actor for each budget",
         "bc.py": "an actor for each budget",
@@ -99,8 +101,8 @@ LIKE = {
 
 
 def read_scripts(root: Path = ROOT) -> dict[str, str]:
-    """The text of each script, by its path in the repository: those at the top, variants, train_expert.py."""
-    paths = [*root.glob("*.py"), root / "experts/train_expert.py", *root.glob("variants/*.py")]
+    """The text of each script, by its path in the repository: those at the top, experts, variants."""
+    paths = [*root.glob("*.py"), *root.glob("experts/*.py"), *root.glob("variants/*.py")]
     return {str(path.relative_to(root)): path.read_text() for path in sorted(paths)}
 
 
@@ -174,16 +176,16 @@ def test_copies_agree():
 
 def test_the_check_reads_every_script(tmp_path):
     """Also one of one's own at the top, and a variant; a copy that was edited there alone is a fault."""
-    scripts = ["laom.py", "laom_mine.py", "variants/masklam.py", "experts/train_expert.py"]
+    scripts = ["laom.py", "laom_mine.py", "variants/masklam.py", "experts/sac.py", "experts/ppo.py"]
     for script in [*scripts, "benchmark/run.py", "tests/test_laom.py"]:
         path = tmp_path / script
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"def f():\n    return {script in scripts[1:3]}\n")
     sources = read_scripts(tmp_path)
     assert sorted(sources) == sorted(scripts)
-    differing = "f differs: experts/train_expert.py, laom.py | laom_mine.py, variants/masklam.py"
+    differing = "f differs: experts/ppo.py, experts/sac.py, laom.py | laom_mine.py, variants/masklam.py"
     assert find_faults(sources, {}) == [differing]
-    assert {"laom.py", "collect_data.py", "experts/train_expert.py"} < read_scripts().keys()
+    assert {"laom.py", "collect_data.py", "experts/sac.py", "experts/ppo.py"} < read_scripts().keys()
 
 
 def test_the_check_sees_faults():

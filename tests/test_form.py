@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 # Code tokens and lines. The redesign asks for 10,000 tokens (8,500 idm, 7,700 bc, 9,000 collect_data)
 # and lets what came after it add 1,200; a variant has what makes it one besides.
 MAX_TOKENS = dict.fromkeys(("lapo.py", "laom.py", "laom_supervised.py"), 11_200)
-MAX_TOKENS |= {"idm.py": 9_700, "bc.py": 8_900, "collect_data.py": 10_200, "experts/train_expert.py": 10_000}
+MAX_TOKENS |= {"idm.py": 9_700, "bc.py": 8_900, "collect_data.py": 10_200}
+MAX_TOKENS |= {"experts/sac.py": 5_000, "experts/ppo.py": 4_000}
 MAX_VARIANT_TOKENS = 12_000
 MAX_LINES = 1_250
 # What is not reached, as it stands; z inferred once and the demo's own data have raised it in November 2026.

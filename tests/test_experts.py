@@ -1,5 +1,5 @@
-"""experts/train_expert.py: what training writes, how it goes on, what makes bodies get up, that PPO learns,
-actions that are held, and the shipped experts."""
+"""experts/sac.py and experts/ppo.py: what training writes, how it continues, what makes bodies get up, that
+PPO learns, actions that are held, and the shipped experts."""
 
 import json
 import os
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import ppo
 import pytest
+import sac
 import torch
-import train_expert
 from conftest import ROOT, run
 from gymnasium.wrappers.utils import RunningMeanStd
 
@@ -18,18 +19,19 @@ import collect_data
 TASKS = ["cheetah-run", "walker-run", "hopper-hop", "humanoid-walk"]
 
 
-def train(output: Path, total_steps: int, expert: Path | None = None, seed: int = 0, **sac):
-    """A training with episodes of 100 steps, evaluated once in 8,000."""
-    sac = {"num_envs": 8, "learning_starts": 800, "updates_per_round": 1, "episode_length": 100} | sac
-    sac = train_expert.SACArgs(total_steps=total_steps, **sac)
-    train_expert.train_sac(
-        train_expert.Args(seed=seed, expert=expert, output=output, eval_interval=2000, sac=sac)
-    )
+def train(output: Path, total_steps: int, **changes):
+    """SAC with episodes of 100 steps, evaluated once in 2,000."""
+    args = {"num_envs": 8, "learning_starts": 800, "updates_per_round": 1, "episode_length": 100} | changes
+    sac.main(sac.Args(output=output, total_steps=total_steps, eval_interval=2000, **args))
 
 
 @pytest.fixture(autouse=True)
 def short_episodes(monkeypatch):
-    monkeypatch.setattr(train_expert, "EPISODE_LENGTH", 100)
+    # dm_control binds to OpenGL when it is first imported; main() would let it bind to none
+    from dm_control import suite  # noqa: F401
+
+    monkeypatch.setattr(sac, "EPISODE_LENGTH", 100)
+    monkeypatch.setattr(ppo, "EPISODE_LENGTH", 100)
     monkeypatch.setenv("MUJOCO_GL", os.environ["MUJOCO_GL"])  # which main() sets: so it ends with the test
 
 
@@ -42,7 +44,7 @@ def test_training_writes_an_expert_and_continues(tmp_path, capsys):
     assert "continuing from" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="error: .* was made by .*seed 0"):
         train(tmp_path, 4000, seed=1)
-    with pytest.raises(SystemExit, match="error: --sac.episode-length 200: .* at most 100"):
+    with pytest.raises(SystemExit, match="error: --episode-length 200: .* to 100"):
         train(tmp_path, 6000, episode_length=200)
     checkpoint = torch.load(tmp_path / "cheetah-run.checkpoint.pt", weights_only=True)
     assert [point["step"] for point in checkpoint["curve"]] == [2000, 4000]
@@ -55,29 +57,29 @@ def test_training_goes_on_from_a_shipped_policy(tmp_path):
     """Before the critics know the policy it stays as it is: its file says what the shipped one says, bit for
     bit."""
     expert = ROOT / "experts" / "cheetah-run.npz"
-    with pytest.raises(SystemExit, match="error: --sac.total-steps: with --expert at least 3 ×"):
-        train(tmp_path, 2400, expert, learning_starts=1600, hidden_dim=256)
-    train(tmp_path, 2400, expert, learning_starts=800, hidden_dim=256, height_reward=0.1)
-    shipped, found = (
-        train_expert.load_expert(path).layers[-1] for path in (expert, tmp_path / "cheetah-run.npz")
-    )
+    with pytest.raises(SystemExit, match="error: --total-steps: with --expert at least 3 ×"):
+        train(tmp_path, 2400, expert=expert, learning_starts=1600, hidden_dim=256)
+    train(tmp_path, 2400, expert=expert, learning_starts=800, hidden_dim=256, height_reward=0.1)
+    shipped, found = (sac.load_expert(path).layers[-1] for path in (expert, tmp_path / "cheetah-run.npz"))
     assert all(np.array_equal(one, other) for one, other in zip(shipped, found, strict=True))
     checkpoint = torch.load(tmp_path / "cheetah-run.checkpoint.pt", weights_only=True)
     of_actor, of_critics, _ = [optim["state"] for optim in checkpoint["optims"]]
     assert of_actor == {} and {int(weight["step"]) for weight in of_critics.values()} == {100}
-    with pytest.raises(SystemExit, match="error: .* must be of --task, SAC and --sac.hidden-dim"):
-        train(tmp_path / "other", 2400, expert, hidden_dim=128)
+    with pytest.raises(SystemExit, match="error: .* must be of --task, SAC and --hidden-dim"):
+        train(tmp_path / "other", 2400, expert=expert, hidden_dim=128)
 
 
 def test_training_may_reward_height_and_begin_upright():
     rewards, states = [], []
     for height_reward in (0.0, 2.0):
-        envs = train_expert.make_state_envs("hopper-hop", 1, 2, height_reward, num_upright=1)
+        envs = []
+        for upright in (True, False):
+            envs.append(sac.EasierEnv(sac.load_env("hopper-hop"), height_reward, upright))
+        envs = sac.join_envs(envs, 1)
         states.append(envs.reset(seed=4)[0])
         torso = [env.unwrapped.physics.named.data.xmat["torso", "zz"] for env in envs.envs]
-        assert (
-            torso[0] == 1 and torso[1] < 0
-        )  # the first stands, the second begins as the task has it: head down
+        # the first stands, the second begins as the task has it: head down
+        assert torso[0] == 1 and torso[1] < 0
         rewards.append(envs.step(np.zeros((2, 4), np.float32))[1])
         height = envs.envs[1].unwrapped.physics.named.data.xpos["torso", "z"]
     assert (states[0] == states[1]).all() and (states[0][0] != states[0][1]).any()
@@ -85,10 +87,8 @@ def test_training_may_reward_height_and_begin_upright():
 
 
 def test_training_may_hold_random_actions():
-    bursts, rng = (
-        train_expert.RandomBursts(train_expert.SACArgs(num_envs=50, random_bursts=0.02), 2),
-        np.random.default_rng(0),
-    )
+    bursts = sac.RandomBursts(sac.Args(num_envs=50, random_bursts=0.02), 2)
+    rng = np.random.default_rng(0)
     policy = rng.uniform(-0.9, 0.9, (200, 50, 2)).astype(np.float32)
     actions = np.stack([bursts.replace(planned, rng) for planned in policy])
     random = (np.abs(actions) == 1).all(-1)
@@ -101,8 +101,8 @@ def test_training_may_hold_random_actions():
 def test_replay_keeps_to_episodes(steps):
     """n-step rewards of transitions that follow one another in one environment and one episode, wherever the
     buffer of 40 steps is being written over."""
-    args = train_expert.SACArgs(num_envs=2, buffer_size=80, batch_size=500, n_step=3)
-    buffer = train_expert.ReplayBuffer(args, 10, 2, 1)
+    args = sac.Args(num_envs=2, buffer_size=80, batch_size=500, n_step=3)
+    buffer = sac.ReplayBuffer(args, 10, 2, 1)
     for step in range(steps):
         states = np.array([[step, 0], [step, 1]], np.float32)  # step and environment
         buffer.add(states, states[:, :1], np.full(2, 2.0 ** (step % 10)), states + [1, 0])
@@ -118,10 +118,8 @@ def test_replay_keeps_to_episodes(steps):
 def test_states_are_those_that_collections_record(task):
     """What stands beside a picture has the values and the order of the flat environment in which experts
     train."""
-    env, flat = (
-        collect_data.DistractingControl(collect_data.load_task(task), 0, 0, []),
-        train_expert.make_state_env(task, 1, 0, False),
-    )
+    env = collect_data.DistractingControl(collect_data.load_task(task), 0, 0, [])
+    (flat,) = sac.join_envs([sac.load_env(task)], 1).envs
     actions = [np.sin(np.arange(env.action_space.shape[0]) + step) for step in range(100)]
     planned = iter(actions)
     arrays, _ = collect_data.play(env, lambda state: next(planned), seed=1, length=100)
@@ -133,26 +131,25 @@ def test_states_are_those_that_collections_record(task):
 
 
 def test_standardised_states_are_those_of_the_expert():
-    expert = train_expert.load_expert(ROOT / "experts" / "cheetah-run.npz")
+    path = ROOT / "experts" / "cheetah-run.npz"
+    expert = sac.load_expert(path)
     statistics = RunningMeanStd(shape=17)
-    statistics.mean, statistics.var = expert.state_mean, (expert.state_std - 1e-3) ** 2
-    actor = train_expert.mlp(17, 256, 12, layer_norm=False)
-    train_expert.begin_from(expert, actor, statistics)
+    actor = sac.mlp(17, 256, 12, layer_norm=False)
+    sac.begin_from(sac.Args(expert=path, hidden_dim=256), actor, statistics)
     states = np.random.default_rng(0).normal(0, 3, (20, 17))
-    mean = actor(train_expert.standardize(states, statistics))[:, :6]
+    mean = actor(sac.standardize(states, statistics))[:, :6]
     assert np.allclose(torch.tanh(mean).detach().numpy(), expert(states), atol=1e-4)
 
 
 def test_ppo_learns_and_continues(tmp_path, capsys):
     """Returns rise in a training of two parts; the file holds the actor's means, unclipped, and plays them
     clipped."""
-    for total_steps in (2400, 12000):
-        ppo = train_expert.PPOArgs(total_steps, num_envs=8, rollout_length=75, batch_size=100)
-        ppo.learning_rate = 3e-3
-        ppo.num_epochs = 6
-        args = train_expert.Args(algorithm="ppo", action_repeat=2, output=tmp_path, ppo=ppo)
-        args.eval_interval = 6000
-        train_expert.train_ppo(args)
+    args = ppo.Args(action_repeat=2, output=tmp_path, eval_interval=6000, num_envs=8, rollout_length=75)
+    args.batch_size = 100
+    args.learning_rate = 3e-3
+    args.num_epochs = 6
+    for args.total_steps in (2400, 12000):
+        ppo.main(args)
     assert "continuing from" in capsys.readouterr().out
     checkpoint = torch.load(tmp_path / "cheetah-run__repeat2__ppo.checkpoint.pt", weights_only=True)
     assert [point["step"] for point in checkpoint["curve"]] == [2400, 6000, 12000]
@@ -161,23 +158,23 @@ def test_ppo_learns_and_continues(tmp_path, capsys):
 
     expert = collect_data.load_expert(tmp_path / "cheetah-run__repeat2__ppo.npz")
     assert expert.about["algorithm"] == "ppo" and expert.about["action_repeat"] == 2
-    agent = train_expert.PPO(ppo, 17, 6)
+    agent = ppo.PPO(args, 17, 6)
     agent.load_state_dict(checkpoint["agent"])
     statistics = RunningMeanStd(shape=17)
-    train_expert.set_statistics(statistics, checkpoint["statistics"])
+    ppo.set_statistics(statistics, checkpoint["statistics"])
     states = np.random.default_rng(0).normal(0, 5, (50, 17))
     with torch.no_grad():
-        means = agent.actor(train_expert.standardize(states, statistics)).numpy()
+        means = agent.actor(ppo.standardize(states, statistics)).numpy()
     assert np.abs(means).max() > 1 and np.allclose(expert.mean(states), means, atol=1e-4)
     assert np.array_equal(expert(states), expert.mean(states).clip(-1, 1))
 
 
 def test_advantages_are_sums_of_errors_within_an_episode():
-    args = train_expert.PPOArgs(gamma=0.9, gae_lambda=0.8)
+    args = ppo.Args(gamma=0.9, gae_lambda=0.8)
     rewards, values, next_values = torch.randn(3, 6, 2)
     ended = torch.zeros(6, 2, dtype=torch.bool)
     ended[2, 1] = True
-    advantages = train_expert.estimate_advantages(args, rewards, values, next_values, ended)
+    advantages = ppo.estimate_advantages(args, rewards, values, next_values, ended)
     errors = rewards + 0.9 * next_values - values
     assert torch.allclose(advantages[0, 0], sum(0.72**k * errors[k, 0] for k in range(6)))
     assert torch.allclose(advantages[0, 1], sum(0.72**k * errors[k, 1] for k in range(3)))
@@ -187,8 +184,8 @@ def test_advantages_are_sums_of_errors_within_an_episode():
 def test_actions_may_act_for_several_steps(monkeypatch):
     """An expert of two steps an action decides 500 times; states and rewards are those of actions given
     twice."""
-    monkeypatch.setattr(train_expert, "EPISODE_LENGTH", 1000)
-    expert = train_expert.load_expert(ROOT / "experts" / "cheetah-run.npz")
+    monkeypatch.setattr(sac, "EPISODE_LENGTH", 1000)
+    expert = sac.load_expert(ROOT / "experts" / "cheetah-run.npz")
     expert.about["action_repeat"] = 2
     actions = []
 
@@ -196,11 +193,12 @@ def test_actions_may_act_for_several_steps(monkeypatch):
         actions.append(self.mean(states))
         return actions[-1]
 
-    monkeypatch.setattr(train_expert.Expert, "__call__", decide)
-    returns = train_expert.play_expert(expert, "cheetah-run", episodes=2, seed=3)
+    monkeypatch.setattr(sac.Expert, "__call__", decide)
+    returns = sac.play_expert(expert, "cheetah-run", episodes=2, seed=3)
     assert len(actions) == 500
 
-    held, single = (train_expert.make_state_env("cheetah-run", repeat, 0, False) for repeat in (2, 1))
+    (held,) = sac.join_envs([sac.load_env("cheetah-run")], 2).envs
+    (single,) = sac.join_envs([sac.load_env("cheetah-run")], 1).envs
     total = 0
     assert np.array_equal(held.reset(seed=3)[0], single.reset(seed=3)[0])
     for step, (action, _) in enumerate(actions):
@@ -212,35 +210,42 @@ def test_actions_may_act_for_several_steps(monkeypatch):
     assert total == pytest.approx(returns[0])
 
 
-@pytest.mark.parametrize(
-    "change,message",
-    [
-        ({"task": "fish-swimm"}, "--task fish-swimm: dm_control has .*fish-swim, .*walker-run"),
-        ({"action_repeat": 3}, "--action-repeat 3: must divide"),
-        ({"verify": 0}, "--verify"),
-        ({"seed": -1}, "--seed"),
-        ({"sac": train_expert.SACArgs(learning_rate=float("nan"))}, "--sac.learning-rate"),
-        ({"algorithm": "ppo", "ppo": train_expert.PPOArgs(num_envs=0)}, "--ppo.num-envs"),
-        ({"algorithm": "ppo", "expert": Path("any.npz")}, "--expert"),
-        ({"task": "cartpole-swingup", "sac": train_expert.SACArgs(height_reward=1)}, "--sac.height-reward"),
-        ({"sac": train_expert.SACArgs(buffer_size=6000)}, "--sac.buffer-size"),
-    ],
-)
-def test_what_cannot_be_is_refused_in_one_line(change, message, tmp_path):
+@pytest.mark.parametrize("script", [sac, ppo])
+@pytest.mark.parametrize("change,message", [
+    ({"task": "fish-swimm"}, "--task fish-swimm: dm_control has .*fish-swim, .*walker-run"),
+    ({"action_repeat": 3}, "--action-repeat 3: must divide"),
+    ({"verify": 0}, "--verify 0: must be a number from 1 on"),
+    ({"seed": -1}, "--seed -1: must be a number from 0 on"),
+    ({"learning_rate": float("nan")}, "--learning-rate nan: must be a number from 0 on"),
+    ({"num_envs": 0}, "--num-envs 0: must be"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_line(script, change, message, tmp_path):
     with pytest.raises(SystemExit, match=f"error: {message}"):
-        train_expert.main(train_expert.Args(output=tmp_path / "new", **change))
+        script.main(script.Args(output=tmp_path / "new", **change))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("script,change,message", [
+    (sac, {"task": "cartpole-swingup", "height_reward": 1}, "--height-reward"),
+    (sac, {"buffer_size": 6000}, "--buffer-size"),
+    (ppo, {"expert": Path("any.npz")}, "--expert"),
+])  # fmt: skip
+def test_what_an_algorithm_cannot_do_is_refused_in_one_line(script, change, message, tmp_path):
+    with pytest.raises(SystemExit, match=f"error: {message}"):
+        script.main(script.Args(output=tmp_path / "new", **change))
     assert not (tmp_path / "new").exists()
 
 
 def test_any_task_of_the_suite_has_an_environment():
-    envs = train_expert.make_state_envs("fish-swim", 4, 2)
+    envs = sac.join_envs([sac.load_env("fish-swim") for _ in range(2)], 4)
     states, _ = envs.reset(seed=0)
     assert states.shape == (2, 24) and (envs.step(np.zeros((2, 5), np.float32))[1] > 0).all()
 
 
-@pytest.mark.parametrize("repeat,least", [(1, 800), (4, 720)])
-def test_verify_plays_the_shipped_expert(repeat, least):
-    result = run("experts/train_expert.py", "--task", "cheetah-run", "--action-repeat", repeat, "--verify", 5)
+@pytest.mark.parametrize("script,repeat,least", [("sac", 1, 800), ("sac", 4, 720), ("ppo", 4, 300)])
+def test_verify_plays_the_shipped_expert(script, repeat, least):
+    words = ["--task", "cheetah-run", "--action-repeat", repeat, "--verify", 5]
+    result = run(f"experts/{script}.py", *words)
     line = json.loads(result.stdout.splitlines()[-1])
     assert set(line) == {"task", "action_repeat", "episodes", "mean", "std", "min"}
     assert line["episodes"] == 5 and line["action_repeat"] == repeat and line["mean"] > least
