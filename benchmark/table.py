@@ -60,9 +60,9 @@ def read_measures(folder: Path, results: dict, labelled: str) -> dict:
 def without_bias(measures: dict) -> dict:
     """The same measures, perturbation_r2 being what z tells of the noise beyond what z(obs, obs) tells.
 
-    z(obs, obs) cannot know the noise. But until November 2026 the measure was biased by the size of z, for both
-    alike: 256 dimensions that knew nothing gave about -0.006, 1,024 about -0.02. So this is a correction, near
-    to what today's measure would give. It is made for all results, and not for marked ones alone: by today's
+    z(obs, obs) cannot know the noise. But until November 2026 the measure was biased by the size of z, for
+    both alike: 256 dimensions that know nothing had about -0.006, 1,024 about -0.02. So this is a correction,
+    near to what today's measure would give. It is made for all results, so that none needs a mark: by today's
     measure z(obs, obs) knows about 0, and the correction changes about nothing.
     """
     result = dict(measures)
