@@ -129,8 +129,8 @@ def draw_summary(bench: Benchmark, name: str):
         ratio = "–"
         if samples["laom"] and samples["laom_supervised"]:
             ratio = f"{center(samples['laom_supervised']) / max(center(samples['laom']), 1e-9):.1f}"
-        label = f"paper: {PAPER_SCORE} of its BC on all labels; "
-        label += f"LAOM+supervision / LAOM: {PAPER_SUPERVISION}, here {ratio}"
+        label = f"paper: {PAPER_SCORE} of its BC on all labels, {PAPER_SUPERVISION} times by labels\n"
+        label += f"here LAOM+supervision / LAOM: {ratio}"
         ax.plot(methods.index("laom_supervised"), PAPER_SCORE, **HOLLOW, label=label)
         unique_legend(figure, ax)
     return figure
