@@ -60,6 +60,7 @@ SCRIPT = Path(__file__)
 RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun has started
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 IMG_HW = 64  # height and width of an observation, pixels
+BAR_SECONDS = 0.1 if sys.stderr.isatty() else 10  # between two updates of a progress bar
 HAS_GPU = torch.cuda.is_available()
 CPU = torch.cpu.get_capabilities()  # without instructions for bfloat16 it takes three times as long
 HAS_BFLOAT16 = HAS_GPU or CPU.get("avx512_bf16") or CPU.get("bf16")  # the last on ARM
@@ -267,7 +268,7 @@ def train_idm(args, data, index, stage, run):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
 
         generator = random_generator("idm", args.seed, step, RANK)
-        batch = batch_at(index, cfg.batch_size, args.seed, step)
+        batch = index[batch_rows(len(index), cfg.batch_size, args.seed, step)]
         future = data.future(batch, cfg.future_obs_offset, generator)
         obs = data.observe(batch)
         future_obs = data.observe(future)
@@ -307,12 +308,11 @@ def train_actor(args, data, idm, stage, run):
     for step in run.steps(stage, total, cfg.batch_size, actor=actor, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
 
-        batch = batch_at(index, cfg.batch_size, args.seed, step)
-        obs = data.observe(batch)
-        rows = to_device(torch.searchsorted(index, batch), args.device)
+        rows = batch_rows(len(index), cfg.batch_size, args.seed, step)
+        obs = data.observe(index[rows])
 
         with args.autocast():
-            loss = F.mse_loss(actor(obs).float(), labels[rows])
+            loss = F.mse_loss(actor(obs).float(), labels[to_device(rows, args.device)])
 
         optim.zero_grad()
         loss.backward()
@@ -331,14 +331,24 @@ def held_out_error(args, idm, data, eval_data):
     """Errors of the IDM's actions at k = 1 on trajectories that it has not seen."""
     results = {}
     fitted, tests = split_for_probes(args, data, eval_data)
-    for prefix, network in (("blind_", lambda obs, _: idm(obs, obs)), ("", idm)):
-        fitted_z = infer_some(args, network, *fitted)
-        for videos, source in tests.items():
-            held_out_z = infer_some(args, network, *source)  # z is the predicted action
-            prediction, actions, _ = held_out_z
-            results |= action_errors(f"{prefix}idm", videos, prediction, actions)
-            results |= perturbation_errors(prefix, videos, fitted_z, held_out_z)
-    results["effective_rank"] = effective_rank(prediction)
+
+    fitted_z = infer_some(args, idm, *fitted)  # here z is the action itself
+    for videos, source in tests.items():
+        held_out_z = infer_some(args, idm, *source)
+        prediction, actions, _ = held_out_z
+        results |= action_errors("idm", videos, prediction, actions)
+        results |= perturbation_errors("", videos, fitted_z, held_out_z)
+        results["effective_rank"] = effective_rank(prediction)  # on unseen videos, the last
+
+    def blind_idm(obs, next_obs):
+        return idm(obs, obs)
+
+    fitted_z = infer_some(args, blind_idm, *fitted)
+    for videos, source in tests.items():
+        held_out_z = infer_some(args, blind_idm, *source)
+        prediction, actions, _ = held_out_z
+        results |= action_errors("blind_idm", videos, prediction, actions)
+        results |= perturbation_errors("blind_", videos, fitted_z, held_out_z)
     return results
 
 
@@ -448,7 +458,7 @@ def effective_rank(z):
 def infer_all(args, network, data, index):
     """What the network answers to (obs, next_obs) at every index: float32 (len(index), …)."""
     outputs = []
-    for chunk in Progress(index.split(512), "inference", delay=10, disable=RANK > 0):
+    for chunk in tqdm(index.split(512), "inference", delay=10, disable=RANK > 0, mininterval=BAR_SECONDS):
         obs, next_obs = data.observe_pair(chunk)
         with args.autocast():
             outputs.append(network(obs, next_obs).float())
@@ -467,12 +477,12 @@ def learning_rate(peak, step, warmup, total, schedule):
     return peak * decay
 
 
-def batch_at(index, batch_size, seed, step):
+def batch_rows(number, batch_size, seed, step):
     """A rank's rows of a batch: each epoch passes over a new permutation and drops what fills no batch."""
-    epoch, position = divmod(step, len(index) // batch_size)
-    order = permutation(len(index), seed, epoch)
-    batch = index[order[position * batch_size : (position + 1) * batch_size]]
-    return batch.chunk(WORLD_SIZE)[RANK]
+    epoch, position = divmod(step, number // batch_size)
+    order = permutation(number, seed, epoch)
+    rows = order[position * batch_size : (position + 1) * batch_size]
+    return rows.chunk(WORLD_SIZE)[RANK]
 
 
 @lru_cache(1)
@@ -561,8 +571,7 @@ class Dataset:
     def read(self, file, number, limit):
         """Yields file, first byte and number of frames, return, and the arrays of each trajectory."""
         task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
-        # the paper's files and own ones name no world; ours of world 1 have a random_return
-        world = file.attrs.get("world", 1 if "random_return" in file.attrs else WORLD)
+        world = file.attrs.get("world", WORLD)  # the paper's files and own ones name none
         if world != WORLD:
             raise ValueError(f"it shows world {world}, not {WORLD}; collect_data.py collects it again")
         self.task = self.task or task
@@ -706,9 +715,11 @@ class Run:
         os.makedirs(self.folder, exist_ok=True)
         self.metrics = open(f"{self.folder}/metrics.jsonl", "a")  # noqa: SIM115 open as long as the process
         try:
-            lock_file(self.metrics)
+            fcntl.flock(self.metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SystemExit(f"error: another process works in {self.folder}")
+        except OSError as error:  # network disks may know no locks
+            print(f"warning: {self.folder}: {error.strerror}: start no second process here", file=sys.stderr)
         self.metrics.seek(self.checkpoint["metrics_size"])
         self.metrics.truncate()  # what was logged after the checkpoint comes again
         self.save("args.json", json.dumps(asdict(args), indent=2))
@@ -751,10 +762,19 @@ class Run:
                 part.load_state_dict(self.checkpoint["parts"][name])
         if self.checkpoint["stage"] == stage:
             self.checkpoint = {"stage": None}  # its memory is free
-        saved_at = time.time()
+        saved_at = self.logged_at = time.time()
+        self.logged_step = first
         self.stage = stage
         self.batch_size = batch_size
-        self.bar = Progress(range(first, total), stage, total, initial=first, unit="update", disable=RANK > 0)
+        self.bar = tqdm(
+            range(first, total),
+            stage,
+            total,
+            initial=first,
+            unit="update",
+            disable=RANK > 0,
+            mininterval=BAR_SECONDS,
+        )
         for step in self.bar:
             yield step
 
@@ -779,7 +799,10 @@ class Run:
     def log(self, step, optim, **values):
         """Records numbers, or tensors of one number, of the first rank. Reading them waits for the GPU."""
         values["learning_rate"] = optim.param_groups[0]["lr"]
-        speed = self.batch_size * (self.bar.format_dict["rate"] or 0)
+        num_updates = step + 1 - self.logged_step
+        speed = self.batch_size * num_updates / (time.time() - self.logged_at)
+        self.logged_step = step + 1
+        self.logged_at = time.time()
         values["transitions_per_second"] = speed
         record = {
             f"{self.kind}/{name}": value.item() if torch.is_tensor(value) else value
@@ -854,30 +877,6 @@ def load(path):
         return torch.load(path, "cpu")
     except Exception as error:  # torch, zip and pickle have many
         raise SystemExit(f"error: {path} is not whole: {error}; without it, its stage begins anew")
-
-
-class Progress(tqdm):
-    """A progress bar; where stderr is no terminal, lines: the first, the last, and one every 10 s between."""
-
-    line_due = 0.0  # when the next line may come, seconds
-
-    def display(self, msg=None, pos=None):
-        closing = self.disable
-        if self.fp.isatty():
-            super().display(msg, pos)
-        elif closing or time.monotonic() >= self.line_due:
-            print(self, file=self.fp, end="" if closing else "\n", flush=True)  # tqdm ends the last one
-            self.line_due = time.monotonic() + 10
-
-
-def lock_file(file):
-    """Keeps other processes off an open file while this one has it; BlockingIOError if another does."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:  # network disks may know no locks
-        print(f"warning: {file.name}: {error.strerror}: start no second process here", file=sys.stderr)
 
 
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------
@@ -1203,7 +1202,7 @@ def evaluate(args, environments, length, policy, film):
         pipes.append(pipe)
     shown = np.unique(np.array([0, 1, -2, -1]) % len(episodes))  # the first and last two
     pictures = []
-    for step in Progress(itertools.count(), "evaluation", length, unit="step"):
+    for step in tqdm(itertools.count(), "evaluation", length, unit="step", mininterval=BAR_SECONDS):
         answers = [pipe.recv() for pipe in pipes]
         observations, returns, over = map(np.concatenate, zip(*answers))
         if step % 4 == 0 and step < 400:

@@ -64,6 +64,7 @@ SCRIPT = Path(__file__)
 RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun has started
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 IMG_HW = 64  # height and width of an observation, pixels
+BAR_SECONDS = 0.1 if sys.stderr.isatty() else 10  # between two updates of a progress bar
 HAS_GPU = torch.cuda.is_available()
 CPU = torch.cpu.get_capabilities()  # without instructions for bfloat16 it takes three times as long
 HAS_BFLOAT16 = HAS_GPU or CPU.get("avx512_bf16") or CPU.get("bf16")  # the last on ARM
@@ -333,13 +334,7 @@ def train_lam(args, data, labeled_data, labeled_index, stage, run):
     target = lam.encoder  # a stop-gradient alone (Appendix D): its update below changes nothing then
     if cfg.target == "ema":
         target = copy.deepcopy(lam.encoder).requires_grad_(False)
-    labeled_loss_coef = cfg.labeled_loss_coef
-    if labeled_loss_coef is None:  # Table 7
-        labeled_loss_coef = 0.001 if labeled_data.task == "cheetah-run" else 0.01
-    variance = labeled_data.actions[labeled_index].var(0).mean().item()
-    paper_variances = {"cheetah-run": 35, "walker-run": 45, "hopper-hop": 28, "humanoid-walk": variance}
-    # its effect is the paper's, whose labels are raw means of PPO, but for humanoid-walk
-    labeled_loss_coef *= paper_variances.get(labeled_data.task, 35) / variance
+    label_weight = weight_of_labels(cfg, labeled_data.task, labeled_data.actions[labeled_index])
     if args.compile:
         for network in (lam.encoder, lam.idm, lam.fdm, target):
             network.compile(dynamic=False)
@@ -355,7 +350,7 @@ def train_lam(args, data, labeled_data, labeled_index, stage, run):
         label_generator = random_generator("labels", args.seed, step)  # one draw, of which a rank has a slice
         rows = torch.randint(len(labeled_index), (cfg.labeled_batch_size,), generator=label_generator)
         labeled_batch = labeled_index[rows].chunk(WORLD_SIZE)[RANK]
-        batch = batch_at(index, cfg.batch_size, args.seed, step)
+        batch = index[batch_rows(len(index), cfg.batch_size, args.seed, step)]
         future = data.future(batch, cfg.future_obs_offset, generator)
         labeled_future = labeled_data.future(labeled_batch, cfg.future_obs_offset, generator)
 
@@ -387,7 +382,7 @@ def train_lam(args, data, labeled_data, labeled_index, stage, run):
             predicted_embedding = lam.predict(obs_embedding.detach(), latent_action)
             consistency_loss = F.mse_loss(predicted_embedding.float(), target_embedding.float())
             labeled_mse = F.mse_loss(lam.action_head(labeled_latent_action).float(), labels)
-            loss = consistency_loss + labeled_loss_coef * labeled_mse
+            loss = consistency_loss + label_weight * labeled_mse
             # the LAM learns nothing from the probes
             probe_losses = probes(latent_action.detach(), obs_embedding.detach(), actions, states)
 
@@ -407,6 +402,20 @@ def train_lam(args, data, labeled_data, labeled_index, stage, run):
             embedding_variance = target_embedding.float().var(0).mean()
             run.log(step, optim, loss=loss, embedding_variance=embedding_variance, **losses)
     return lam
+
+
+def weight_of_labels(cfg, task, actions):
+    """c (Table 7) in the units of the labels, actions (N, A).
+
+    The paper's c weighs an MSE of PPO's raw means, whose variance is 28 to 45; ours are actions in [-1, 1].
+    Divided by its variance, the MSE has the paper's effect. humanoid-walk's actions are bounded there, too.
+    """
+    coefficient = cfg.labeled_loss_coef
+    if coefficient is None:
+        coefficient = 0.001 if task == "cheetah-run" else 0.01
+    variance = actions.var(0).mean().item()
+    paper_variances = {"cheetah-run": 35, "walker-run": 45, "hopper-hop": 28, "humanoid-walk": variance}
+    return coefficient * paper_variances.get(task, 35) / variance
 
 
 # ---- Stage 2: behaviour cloning of latent actions ----------------------------------------------------------
@@ -434,13 +443,12 @@ def train_actor(args, data, lam, stage, run):
     for step in run.steps(stage, total, cfg.batch_size, actor=actor, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
 
-        batch = batch_at(index, cfg.batch_size, args.seed, step)
-        obs, next_obs = data.observe_pair(batch)
+        rows = batch_rows(len(index), cfg.batch_size, args.seed, step)
+        obs, next_obs = data.observe_pair(index[rows])
 
         with args.autocast():
             if infer_once:
-                rows = to_device(torch.searchsorted(index, batch), args.device)
-                latent_action = latent_actions[rows]
+                latent_action = latent_actions[to_device(rows, args.device)]
             else:
                 with torch.no_grad():
                     latent_action = lam(obs, next_obs)
@@ -455,11 +463,8 @@ def train_actor(args, data, lam, stage, run):
             run.log(step, optim, loss=loss)
 
     answers = infer_all(args, lambda obs, _: actor(obs), data, index[:: len(index) // 512 + 1])
-    if total > 0 and answers.var(0).mean() < 0.01 and RANK == 0:  # z's variance is 1
-        print(
-            f"warning: {stage}: the actor answers all observations alike, bc/loss stays at 1: its returns say"
-        )
-        print("nothing of z; try a lower --bc.learning-rate")
+    if total > 0 and answers.var(0).mean() < 1e-6 and RANK == 0:  # z's variance is 1
+        print(f"warning: {stage}: the actor is dead, bc/loss stays at 1; try a lower --bc.learning-rate")
     return actor
 
 
@@ -508,18 +513,27 @@ def held_out_probe(args, lam, data, eval_data):
     """
     results = {}
     fitted, tests = split_for_probes(args, data, eval_data)
-    kinds = (("blind_", "blind_probe", lambda obs, _: lam(obs, obs)), ("", "action_probe", lam))
-    for prefix, probe, network in kinds:
-        fitted_z = infer_some(args, network, *fitted)
-        predict = fit_ridge(*fitted_z[:2])
-        for videos, source in tests.items():
-            held_out_z = infer_some(args, network, *source)
-            z, actions, _ = held_out_z
-            results |= action_errors(probe, videos, predict(z), actions)
-            results |= perturbation_errors(prefix, videos, fitted_z, held_out_z)
-            if network is lam:
-                results |= action_errors("action_head", videos, lam.action_head(z), actions)
-    results["effective_rank"] = effective_rank(z)  # of the LAM on unseen videos
+
+    fitted_z = infer_some(args, lam, *fitted)
+    probe = fit_ridge(*fitted_z[:2])
+    for videos, source in tests.items():
+        held_out_z = infer_some(args, lam, *source)
+        z, actions, _ = held_out_z
+        results |= action_errors("action_probe", videos, probe(z), actions)
+        results |= perturbation_errors("", videos, fitted_z, held_out_z)
+        results |= action_errors("action_head", videos, lam.action_head(z), actions)
+        results["effective_rank"] = effective_rank(z)  # on unseen videos, the last
+
+    def blind_lam(obs, next_obs):
+        return lam(obs, obs)
+
+    fitted_z = infer_some(args, blind_lam, *fitted)
+    probe = fit_ridge(*fitted_z[:2])
+    for videos, source in tests.items():
+        held_out_z = infer_some(args, blind_lam, *source)
+        z, actions, _ = held_out_z
+        results |= action_errors("blind_probe", videos, probe(z), actions)
+        results |= perturbation_errors("blind_", videos, fitted_z, held_out_z)
     return results
 
 
@@ -629,7 +643,7 @@ def effective_rank(z):
 def infer_all(args, network, data, index):
     """What the network answers to (obs, next_obs) at every index: float32 (len(index), …)."""
     outputs = []
-    for chunk in Progress(index.split(512), "inference", delay=10, disable=RANK > 0):
+    for chunk in tqdm(index.split(512), "inference", delay=10, disable=RANK > 0, mininterval=BAR_SECONDS):
         obs, next_obs = data.observe_pair(chunk)
         with args.autocast():
             outputs.append(network(obs, next_obs).float())
@@ -648,12 +662,12 @@ def learning_rate(peak, step, warmup, total, schedule):
     return peak * decay
 
 
-def batch_at(index, batch_size, seed, step):
+def batch_rows(number, batch_size, seed, step):
     """A rank's rows of a batch: each epoch passes over a new permutation and drops what fills no batch."""
-    epoch, position = divmod(step, len(index) // batch_size)
-    order = permutation(len(index), seed, epoch)
-    batch = index[order[position * batch_size : (position + 1) * batch_size]]
-    return batch.chunk(WORLD_SIZE)[RANK]
+    epoch, position = divmod(step, number // batch_size)
+    order = permutation(number, seed, epoch)
+    rows = order[position * batch_size : (position + 1) * batch_size]
+    return rows.chunk(WORLD_SIZE)[RANK]
 
 
 @lru_cache(1)
@@ -742,8 +756,7 @@ class Dataset:
     def read(self, file, number, limit):
         """Yields file, first byte and number of frames, return, and the arrays of each trajectory."""
         task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
-        # the paper's files and own ones name no world; ours of world 1 have a random_return
-        world = file.attrs.get("world", 1 if "random_return" in file.attrs else WORLD)
+        world = file.attrs.get("world", WORLD)  # the paper's files and own ones name none
         if world != WORLD:
             raise ValueError(f"it shows world {world}, not {WORLD}; collect_data.py collects it again")
         self.task = self.task or task
@@ -934,9 +947,11 @@ class Run:
         os.makedirs(self.folder, exist_ok=True)
         self.metrics = open(f"{self.folder}/metrics.jsonl", "a")  # noqa: SIM115 open as long as the process
         try:
-            lock_file(self.metrics)
+            fcntl.flock(self.metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SystemExit(f"error: another process works in {self.folder}")
+        except OSError as error:  # network disks may know no locks
+            print(f"warning: {self.folder}: {error.strerror}: start no second process here", file=sys.stderr)
         self.metrics.seek(self.checkpoint["metrics_size"])
         self.metrics.truncate()  # what was logged after the checkpoint comes again
         self.save("args.json", json.dumps(asdict(args), indent=2))
@@ -979,10 +994,19 @@ class Run:
                 part.load_state_dict(self.checkpoint["parts"][name])
         if self.checkpoint["stage"] == stage:
             self.checkpoint = {"stage": None}  # its memory is free
-        saved_at = time.time()
+        saved_at = self.logged_at = time.time()
+        self.logged_step = first
         self.stage = stage
         self.batch_size = batch_size
-        self.bar = Progress(range(first, total), stage, total, initial=first, unit="update", disable=RANK > 0)
+        self.bar = tqdm(
+            range(first, total),
+            stage,
+            total,
+            initial=first,
+            unit="update",
+            disable=RANK > 0,
+            mininterval=BAR_SECONDS,
+        )
         for step in self.bar:
             yield step
 
@@ -1007,7 +1031,10 @@ class Run:
     def log(self, step, optim, **values):
         """Records numbers, or tensors of one number, of the first rank. Reading them waits for the GPU."""
         values["learning_rate"] = optim.param_groups[0]["lr"]
-        speed = self.batch_size * (self.bar.format_dict["rate"] or 0)
+        num_updates = step + 1 - self.logged_step
+        speed = self.batch_size * num_updates / (time.time() - self.logged_at)
+        self.logged_step = step + 1
+        self.logged_at = time.time()
         values["transitions_per_second"] = speed
         record = {
             f"{self.kind}/{name}": value.item() if torch.is_tensor(value) else value
@@ -1082,30 +1109,6 @@ def load(path):
         return torch.load(path, "cpu")
     except Exception as error:  # torch, zip and pickle have many
         raise SystemExit(f"error: {path} is not whole: {error}; without it, its stage begins anew")
-
-
-class Progress(tqdm):
-    """A progress bar; where stderr is no terminal, lines: the first, the last, and one every 10 s between."""
-
-    line_due = 0.0  # when the next line may come, seconds
-
-    def display(self, msg=None, pos=None):
-        closing = self.disable
-        if self.fp.isatty():
-            super().display(msg, pos)
-        elif closing or time.monotonic() >= self.line_due:
-            print(self, file=self.fp, end="" if closing else "\n", flush=True)  # tqdm ends the last one
-            self.line_due = time.monotonic() + 10
-
-
-def lock_file(file):
-    """Keeps other processes off an open file while this one has it; BlockingIOError if another does."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:  # network disks may know no locks
-        print(f"warning: {file.name}: {error.strerror}: start no second process here", file=sys.stderr)
 
 
 # ---- Environment: Distracting Control Suite (Stone et al., 2021; Section 3) --------------------------------
@@ -1431,7 +1434,7 @@ def evaluate(args, environments, length, policy, film):
         pipes.append(pipe)
     shown = np.unique(np.array([0, 1, -2, -1]) % len(episodes))  # the first and last two
     pictures = []
-    for step in Progress(itertools.count(), "evaluation", length, unit="step"):
+    for step in tqdm(itertools.count(), "evaluation", length, unit="step", mininterval=BAR_SECONDS):
         answers = [pipe.recv() for pipe in pipes]
         observations, returns, over = map(np.concatenate, zip(*answers))
         if step % 4 == 0 and step < 400:

@@ -35,7 +35,7 @@ the share of Var(z) that changes between the evaluation file and its twin, so wi
 What a script must define: LAM or IDM, a network (obs, future_obs) → z or action with an `encoder`; a LAM also
 predict(obs_embedding, z), and infer(obs_embedding, future_embedding) unless it has a pixel `decoder`;
 parse_args, load_data, Dataset (with observe and observe_pair), split_for_probes, infer_some, action_errors,
-fit_ridge, perturbation_errors, effective_rank; for --reconstruct batch_at, learning_rate, init_weights,
+fit_ridge, perturbation_errors, effective_rank; for --reconstruct batch_rows, learning_rate, init_weights,
 ResidualBlock.
 An `action_head` of the network is measured, too.
 """
@@ -103,7 +103,7 @@ def load_method(folder: Path, reconstruct: bool):
     needed += ["split_for_probes", "infer_some", "action_errors"]
     needed += ["effective_rank", "fit_ridge", "perturbation_errors"]
     if reconstruct:
-        needed += ["batch_at", "learning_rate", "init_weights", "ResidualBlock"]
+        needed += ["batch_rows", "learning_rate", "init_weights", "ResidualBlock"]
     refuse_without(needed, method, name)
     return method
 
@@ -253,7 +253,7 @@ def reconstruct(method, args, encoder: nn.Module, data, eval_data, num_updates: 
     bar = tqdm(range(num_updates), desc="reconstruction", unit="update")
     for step in bar:
         optim.param_groups[0]["lr"] = method.learning_rate(1e-3, step, 0, num_updates, "cosine")
-        obs = data.observe(method.batch_at(index, 64, args.seed, step))
+        obs = data.observe(index[method.batch_rows(len(index), 64, args.seed, step)])
         with args.autocast():
             decoded = decoder(encoder(obs))
         loss = F.mse_loss(decoded.float(), obs.float())

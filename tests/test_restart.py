@@ -399,8 +399,8 @@ def test_two_ranks_are_one_process(script, unbroken, short_file, tmp_path):
 def test_ranks_draw_for_themselves():
     """Rows are parts of one draw, offsets and augmentation are a rank's own; the first one's stream is that
     of one process."""
-    index, both = torch.arange(100), []
-    whole = laom.batch_at(index, 20, 7, 3)
+    both = []
+    whole = laom.batch_rows(100, 20, 7, 3)
     draws = [torch.rand(4, generator=laom.random_generator("lam", 7, 3, rank)) for rank in range(2)]
     own = torch.rand(4, generator=laom.random_generator("lam", 7, 3))
     assert torch.equal(draws[0], own) and not torch.equal(*draws)
@@ -408,7 +408,7 @@ def test_ranks_draw_for_themselves():
         patch.setattr(laom, "WORLD_SIZE", 2)
         for rank in range(2):
             patch.setattr(laom, "RANK", rank)
-            both.append(laom.batch_at(index, 20, 7, 3))
+            both.append(laom.batch_rows(100, 20, 7, 3))
     assert torch.equal(torch.cat(both), whole) and len(both[0]) == 10
 
 
