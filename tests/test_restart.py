@@ -4,6 +4,7 @@ Two ranks are as one process. Most processes here are lives (lives.py)."""
 import contextlib
 import errno
 import fcntl
+import gc
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import signal
 import time
 import types
+import weakref
 from pathlib import Path
 
 import lives
@@ -394,6 +396,29 @@ def test_two_ranks_are_one_process(script, unbroken, short_file, tmp_path):
         tmp_path / "rank_1"
     )
     assert_close(expected(), only_one(runs))
+
+
+def test_a_checkpoint_is_released_once_loaded(short_file, tmp_path, monkeypatch):
+    """Weights and Adam's state would else stay in memory, twice, to the end of the run."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    args = parse("bc.py", short_file, runs=tmp_path)
+    data = bc.Dataset(args.data, args)
+
+    def begin_stage():
+        run = bc.Run(args, data)
+        actor = torch.nn.Linear(2, 2)
+        return run, run.steps("bc_1", 5, 16, actor=actor, optim=torch.optim.Adam(actor.parameters()))
+
+    run, steps = begin_stage()
+    assert [next(steps), next(steps), next(steps)] == [0, 1, 2]
+    run.metrics.close()
+
+    args.resume = run.folder
+    run, steps = begin_stage()
+    kept = [weakref.ref(tensor) for tensor in run.checkpoint["parts"]["actor"].values()]
+    assert next(steps) == 2
+    gc.collect()
+    assert all(tensor() is None for tensor in kept)
 
 
 def test_ranks_draw_for_themselves():
