@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 MAX_TOKENS = dict.fromkeys(("lapo.py", "laom.py", "laom_supervised.py"), 11_200)
 MAX_TOKENS |= {"idm.py": 9_700, "bc.py": 8_900, "collect_data.py": 10_200}
 MAX_TOKENS |= {"experts/sac.py": 5_000, "experts/ppo.py": 4_000}
+MAX_TOKENS |= dict.fromkeys(("examples/lerobot_to_hdf5.py", "examples/minari_to_hdf5.py"), 1_400)
 MAX_VARIANT_TOKENS = 12_000
 MAX_LINES = 1_250
 # What is not reached, as it stands; z inferred once and the demo's own data have raised it in November 2026.
@@ -44,7 +45,7 @@ MAX_CHANGED = {
 }
 ALL = sorted(
     str(path.relative_to(ROOT))
-    for pattern in ("*.py", "experts/*.py", "variants/*.py")
+    for pattern in ("*.py", "examples/*.py", "experts/*.py", "variants/*.py")
     for path in ROOT.glob(pattern)
 )
 BENCHMARKS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("benchmark/*.py"))
@@ -68,6 +69,7 @@ ALLOWED |= {
     "absl",
     "scipy",
 }  # the last four come with torchvision, shimmy and dm_control
+ALLOWED |= {"pyarrow", "minari"}  # which examples/ ask for
 
 
 def code_tokens(source: str) -> list[int]:
