@@ -180,8 +180,7 @@ class Actor(nn.Module):
         self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
-        # not orthogonal as in the paper: a random output is added error, which Adam removes fastest by making
-        # all features negative, where ReLU6 has no gradient
+        # a random one is added error, which Adam removes fastest by features below zero: there ReLU6 is dead
         nn.init.zeros_(self.output.weight)
 
     def forward(self, obs):
@@ -1198,3 +1197,20 @@ if __name__ == "__main__":
         raise SystemExit(f"error: --track: {error}")
     except (KeyboardInterrupt, EOFError, OSError) as error:  # Ctrl-C, a dead worker, a full disk
         raise SystemExit(f"error: {str(error) or type(error).__name__}")
+
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "torch==2.15.0",
+#     "numpy==2.4.6",
+#     "tyro==1.0.17",
+#     "h5py==3.16.0",
+#     "dm_control==1.0.50",
+#     "mujoco==3.17.0",
+#     "shimmy==2.0.1",
+#     "gymnasium==1.4.0",
+#     "imageio==2.38.1",
+#     "tqdm==4.70.1",
+#     "wandb==0.31.0",
+# ]
+# ///

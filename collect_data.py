@@ -1246,3 +1246,22 @@ if __name__ == "__main__":
         raise SystemExit("error: a worker died, of memory if nothing is said above; the same command goes on")
     except (KeyboardInterrupt, OSError) as error:  # a full disk, a folder without permission
         raise SystemExit(f"error: {str(error) or 'interrupted'}")
+
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "torch==2.15.0",
+#     "torchvision==0.29.2",
+#     "numpy==2.4.6",
+#     "tyro==1.0.17",
+#     "h5py==3.16.0",
+#     "dm_control==1.0.50",
+#     "mujoco==3.17.0",
+#     "shimmy==2.0.1",
+#     "gymnasium==1.4.0",
+#     "imageio==2.38.1",
+#     "tqdm==4.70.1",
+#     "matplotlib==3.11.2",
+#     "av==18.1.0",
+# ]
+# ///

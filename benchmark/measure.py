@@ -101,7 +101,9 @@ def load_method(folder: Path, reconstruct: bool):
         raise SystemExit(f"error: {name} defines neither LAM nor IDM: benchmark/measure.py measures these")
     needed = ["parse_args", "load_data", "Dataset"]
     needed += ["split_for_probes", "infer_some", "action_errors"]
-    needed += ["effective_rank", "fit_ridge", "perturbation_errors"]
+    needed += ["fit_ridge", "perturbation_errors"]
+    if hasattr(method, "LAM"):
+        needed.append("effective_rank")
     if reconstruct:
         needed += ["batch_rows", "learning_rate", "init_weights", "ResidualBlock"]
     refuse_without(needed, method, name)
@@ -175,8 +177,8 @@ def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> d
 
         if videos == "unseen_videos":
             unseen_z = z
-            results["effective_rank"] = method.effective_rank(z)
             if hasattr(method, "LAM"):
+                results["effective_rank"] = method.effective_rank(z)
                 results |= loss_ratios(method, args, network, eval_data)
         elif videos != "seen_videos":
             results[f"distractor_share/{videos}"] = distractor_share(unseen_z, z)

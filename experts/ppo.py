@@ -512,3 +512,19 @@ if __name__ == "__main__":
         main(tyro.cli(Args, description=__doc__))
     except (KeyboardInterrupt, OSError) as error:  # a full disk, a folder without permission
         raise SystemExit(f"error: {str(error) or 'interrupted'}")
+
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "torch==2.15.0",
+#     "numpy==2.4.6",
+#     "tyro==1.0.17",
+#     "dm_control==1.0.50",
+#     "mujoco==3.17.0",
+#     "shimmy==2.0.1",
+#     "gymnasium==1.4.0",
+#     "imageio==2.38.1",
+#     "tqdm==4.70.1",
+#     "matplotlib==3.11.2",
+# ]
+# ///

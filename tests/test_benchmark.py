@@ -1495,7 +1495,7 @@ def test_what_fails_is_said_at_the_end_and_completed_afterwards(finished, tmp_pa
     (folder / "idm_3.pt").unlink()
     measure.main(measure.Args((folder,), device="cpu", only_missing=True))
     assert json.loads((folder / "idm_2.json").read_text()) == {"effective_rank": 0}
-    assert json.loads((folder / "idm_1.json").read_text())["effective_rank"] > 0
+    assert json.loads((folder / "idm_1.json").read_text())["blind_idm_mse/unseen_videos"] > 0
     twin = beside(Path(json.loads((folder / "args.json").read_text())["data"][0]))  # a file is its own
     asked = measure.Args((folder,), twin_data=(str(twin),), only_missing=True)
     assert not measure.is_measured(folder / "idm_1.pt", asked)

@@ -323,8 +323,7 @@ class Actor(nn.Module):
         self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
-        # not orthogonal as in the paper: a random output is added error, which Adam removes fastest by making
-        # all features negative, where ReLU6 has no gradient
+        # a random one is added error, which Adam removes fastest by features below zero: there ReLU6 is dead
         nn.init.zeros_(self.output.weight)
 
     def forward(self, obs):
@@ -577,14 +576,16 @@ def perturbation_errors(prefix, videos, fitted, held_out):
     held_out_z, held_out_actions, held_out_plan = held_out
     if torch.equal(actions, plan) or not (plan.isfinite().all() and held_out_plan.isfinite().all()):
         return {}
-    both = torch.cat([z, actions - plan], 1)
-    held_out_both = torch.cat([held_out_z, held_out_actions - held_out_plan], 1)
-    from_plan = fit_ridge(plan, both, penalties=[1e-9])
-    own_z, noise = (both - from_plan(plan)).tensor_split([z.shape[1]], 1)
-    held_out_own_z, held_out_noise = (held_out_both - from_plan(held_out_plan)).tensor_split([z.shape[1]], 1)
-    unexplained = F.mse_loss(fit_ridge(own_z, noise)(held_out_own_z), held_out_noise)
+
+    def beyond_plan(values, held_out_values):
+        predict = fit_ridge(plan, values, penalties=[1e-9])  # ordinary least squares
+        return values - predict(plan), held_out_values - predict(held_out_plan)
+
+    own_z, held_out_own_z = beyond_plan(z, held_out_z)
+    noise, held_out_noise = beyond_plan(actions - plan, held_out_actions - held_out_plan)
+    noise_error = F.mse_loss(fit_ridge(own_z, noise)(held_out_own_z), held_out_noise)
     plan_error = F.mse_loss(fit_ridge(z, plan)(held_out_z), held_out_plan)
-    perturbation_r2 = 1 - unexplained / held_out_noise.square().mean()
+    perturbation_r2 = 1 - noise_error / held_out_noise.square().mean()
     plan_r2 = 1 - plan_error / held_out_plan.var(0, unbiased=False).mean()
     return {
         f"{prefix}perturbation_r2/{videos}": perturbation_r2.item(),
@@ -1560,3 +1561,21 @@ if __name__ == "__main__":
         raise SystemExit(f"error: --track: {error}")
     except (KeyboardInterrupt, EOFError, OSError) as error:  # Ctrl-C, a dead worker, a full disk
         raise SystemExit(f"error: {str(error) or type(error).__name__}")
+
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "torch==2.15.0",
+#     "torchvision==0.29.2",
+#     "numpy==2.4.6",
+#     "tyro==1.0.17",
+#     "h5py==3.16.0",
+#     "dm_control==1.0.50",
+#     "mujoco==3.17.0",
+#     "shimmy==2.0.1",
+#     "gymnasium==1.4.0",
+#     "imageio==2.38.1",
+#     "tqdm==4.70.1",
+#     "wandb==0.31.0",
+# ]
+# ///
