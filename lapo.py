@@ -63,6 +63,7 @@ RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun ha
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 IMG_HW = 64  # height and width of an observation, pixels
 BAR_SECONDS = 0.1 if sys.stderr.isatty() else 10  # between two updates of a progress bar
+NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 HAS_GPU = torch.cuda.is_available()
 CPU = torch.cpu.get_capabilities()  # without instructions for bfloat16 it takes three times as long
 HAS_BFLOAT16 = HAS_GPU or CPU.get("avx512_bf16") or CPU.get("bf16")  # the last on ARM
@@ -113,7 +114,7 @@ class EvalArgs:
     """Evaluation in the environment."""
 
     num_episodes: int = 25  # episodes per setting (seen videos, unseen videos)
-    num_workers: int = os.cpu_count() or 1  # processes that simulate and render
+    num_workers: int = NUM_CORES  # processes that simulate and render
     env_id: str | None = None  # play in this Gymnasium environment; else in the data's task of dm_control
     backgrounds: str | None = None  # background videos, train/*.npy and val/*.npy; else the data's own
     reference_return: float | None = None  # counts as score 1; else Table 3's, BC on all labels
@@ -651,8 +652,12 @@ class Dataset:
         self.attributes = None  # of the first file
         self.paths = []
         trajectories = []
-        for pattern in patterns:
-            self.paths += sorted(glob.glob(pattern)) or [pattern]
+        for pattern in patterns:  # a path that exists is one, even if it has brackets
+            self.paths += [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern)) or [pattern]
+        if len({*map(os.path.realpath, self.paths)}) < len(self.paths):
+            raise SystemExit(f"error: one file is given twice: {', '.join(self.paths)}")
+        if {*self.paths} != {*patterns} and RANK == 0:
+            print(f"{', '.join(patterns)}: {', '.join(self.paths)}")
         try:
             for number, path in enumerate(self.paths):
                 with h5py.File(path) as file:
@@ -702,11 +707,11 @@ class Dataset:
         for name in names:
             group = file[name]
             obs = group["obs"]
-            first_byte = obs.id.get_offset()
+            first_byte = find_first_byte(obs, file)
             if obs.shape[1:] != (IMG_HW, IMG_HW, 3) or obs.dtype != np.uint8 or first_byte is None:
                 raise ValueError(
-                    f"obs of trajectory {name} are {obs.dtype} {obs.shape}, maybe compressed or chunked, not "
-                    "uint8 (T, 64, 64, 3) and contiguous; h5repack -l CONTI IN OUT makes arrays contiguous"
+                    f"obs of trajectory {name} are {obs.dtype} {obs.shape}, maybe compressed, chunked or of "
+                    "another file, not uint8 (T, 64, 64, 3) and contiguous: h5repack -l CONTI IN OUT"
                 )
             arrays = []
             for kind in ("states", "actions", "expert_actions"):
@@ -754,6 +759,13 @@ class Dataset:
         return frames
 
 
+def find_first_byte(array, file):
+    """Where a contiguous array begins in the file; None if it is chunked, virtual, or in another file."""
+    if array.is_virtual or array.external or array.file.filename != file.filename:
+        return None
+    return array.id.get_offset()
+
+
 def map_frames(path, device):
     """A file as a row for every byte at which a frame could begin: uint8 (positions, FRAME_BYTES), no copy.
 
@@ -769,11 +781,12 @@ def map_frames(path, device):
 
 
 def join(arrays):
-    """Arrays (T, D) of all trajectories, one after the other; those that are NaN have a single column."""
-    dims = {array.shape[1] for array in arrays}
-    if len(dims - {1}) > 1:
+    """Arrays (T, D) of all trajectories, one after the other; where there is none, NaN."""
+    dims = {array.shape[1] for array in arrays if not array.isnan().all()}
+    if len(dims) > 1:
         raise ValueError(f"states or actions of {sorted(dims)} numbers in one task")
-    return torch.cat([array.expand(-1, max(dims)) for array in arrays])
+    dim = max(dims, default=1)
+    return torch.cat([array if array.shape[1] == dim else array.expand(-1, dim) for array in arrays])
 
 
 def to_device(x, device):
@@ -1477,8 +1490,14 @@ def load_data(args):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
     if len(data.transitions(data.shuffle)) < max(batch_sizes) or len(data.shuffle) < 2:
         raise SystemExit(f"error: {data.paths[0]} fills no batch of {max(batch_sizes)}, or is one trajectory")
-    if eval_data.task != labeled_data.task or {*eval_data.paths} & {*data.paths, *labeled_data.paths}:
+    files = {*map(os.path.realpath, data.paths + labeled_data.paths)}
+    if eval_data.task != labeled_data.task or files & {*map(os.path.realpath, eval_data.paths)}:
         raise SystemExit(f"error: no other file of {labeled_data.task} to evaluate on: give --eval-data")
+    sizes = (labeled_data.actions.shape[1], eval_data.actions.shape[1])
+    if sizes[0] != sizes[1] and labeled_data.has_actions and eval_data.has_actions:
+        raise SystemExit(
+            f"error: {eval_data.paths[0]} has actions of {sizes[1]} numbers, {source} of {sizes[0]}"
+        )
     videos = labeled_data.attributes.get("backgrounds", "backgrounds")
     args.eval.backgrounds = args.eval.backgrounds or f"{os.path.dirname(source)}/{videos}"
     return data, labeled_data, eval_data

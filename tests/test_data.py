@@ -187,7 +187,7 @@ def compressed(file):
     [
         (lambda path: edit(path, set_nan), "actions of trajectory 1: not (50, D) finite numbers"),
         (lambda path: edit(path, wrong_size), "obs of trajectory 1 are uint8 (50, 32, 32, 3), "),
-        (lambda path: edit(path, compressed), "compressed or chunked"),
+        (lambda path: edit(path, compressed), "maybe compressed, chunked or of another file"),
         (lambda path: edit(path, lambda file: file["1"].pop("obs")), "obs"),
         (lambda path: edit(path, lambda file: file.attrs.pop("task_name")), "task_name"),
         (lambda path: edit(path, lambda file: [file.pop(name) for name in "012"]), "is no dataset"),
@@ -287,3 +287,75 @@ def test_data_without_its_videos(short_file, tmp_path):
     _, labeled_data, _ = laom.load_data(args)
     with pytest.raises(SystemExit, match=r"error: no videos \(\*.npy\) in .*--eval.backgrounds"):
         laom.find_environments(args, labeled_data)
+
+
+# ---- What would be read wrong without a word ---------------------------------------------------------------
+
+
+def add_external_link(path: Path, other: Path):
+    with h5py.File(path, "a") as file:
+        del file["1/obs"]
+        file["1/obs"] = h5py.ExternalLink(other, "0/obs")
+
+
+def add_virtual_frames(path: Path, other: Path):
+    with h5py.File(other) as source, h5py.File(path, "a") as file:
+        shape = source["0/obs"].shape
+        del file["1/obs"]
+        layout = h5py.VirtualLayout(shape=shape, dtype=np.uint8)
+        layout[:] = h5py.VirtualSource(source["0/obs"])
+        file.create_virtual_dataset("1/obs", layout)
+
+
+@pytest.mark.parametrize("change", [add_external_link, add_virtual_frames])
+def test_frames_of_another_file_are_refused(change, short_file, args, tmp_path):
+    path = shutil.copy(short_file, tmp_path)
+    change(path, beside(short_file))
+    with pytest.raises(SystemExit, match="obs of trajectory 1 are .*, chunked or of another file"):
+        Dataset((path,), args)
+
+
+def test_a_path_with_brackets_is_a_path(short_file, args, tmp_path, capsys):
+    """Beside it lies a file that the pattern would find."""
+    (tmp_path / "run[1]").mkdir()
+    (tmp_path / "run1").mkdir()
+    wanted = shutil.copy(short_file, tmp_path / "run[1]" / "x.hdf5")
+    shutil.copy(beside(short_file), tmp_path / "run1" / "x.hdf5")
+    assert Dataset((wanted,), args).paths == [wanted]
+    assert capsys.readouterr().out == ""
+    pattern = f"{tmp_path}/run?/x.hdf5"
+    found = str(tmp_path / "run1" / "x.hdf5")
+    assert Dataset((pattern,), args).paths == [found]
+    assert capsys.readouterr().out == f"{pattern}: {found}\n"
+
+
+def test_one_file_is_not_two(short_file, args, tmp_path):
+    """By another spelling, or a link."""
+    link = tmp_path / "other__train.hdf5"
+    link.symlink_to(short_file)
+    spelling = f"{short_file.parent}/../{short_file.parent.name}/{short_file.name}"
+    for other in (link, spelling):
+        with pytest.raises(SystemExit, match="error: one file is given twice: "):
+            Dataset((str(short_file), str(other)), args)
+        with pytest.raises(SystemExit, match="no other file of cheetah-run to evaluate on: give --eval-data"):
+            laom.load_data(parse("laom.py", short_file, eval_data=(str(other),)))
+
+
+@pytest.mark.parametrize("num_columns", [1, 3])
+def test_actions_of_another_size_are_refused(num_columns, short_file, args, tmp_path):
+    """In a trajectory of the data, where one column is no longer repeated, and in the evaluation file."""
+
+    def change_actions(path, trajectories):
+        with h5py.File(path, "a") as file:
+            for name in trajectories or [*file]:
+                actions = file[f"{name}/actions"][:, :num_columns]
+                del file[f"{name}/actions"]
+                file[f"{name}/actions"] = actions
+        return str(path)
+
+    mixed = change_actions(shutil.copy(short_file, tmp_path / "mixed.hdf5"), ["1"])
+    with pytest.raises(SystemExit, match="states or actions of .* numbers in one task"):
+        Dataset((mixed,), args)
+    eval_file = change_actions(shutil.copy(beside(short_file), tmp_path / "val.hdf5"), [])
+    with pytest.raises(SystemExit, match=f"has actions of {num_columns} numbers, .* of 6"):
+        laom.load_data(parse("laom.py", short_file, eval_data=(eval_file,)))
