@@ -174,10 +174,10 @@ DEMO = Args(
         **SMALL,
         num_epochs=6,
         labeled_batch_size=16,
-        learning_rate=1e-3,
+        learning_rate=5e-4,
         encoder_scale=1,
         future_obs_offset=3,  # the paper's 10 steps at 4 steps an action
-        latent_action_dim=256,
+        latent_action_dim=16,
         act_head_dim=256,
         obs_head_dim=256,
         use_aug=False,

@@ -132,7 +132,7 @@ DEMO = Scale(
     costly_budgets=(2, 8),
     future_obs_offset=3,
     original_dim=32,
-    smaller_dims=(16, 64),
+    smaller_dims=(4, 8),
     laom_augments=False,
     methods={
         "bc": "bc.py demo",
@@ -148,6 +148,9 @@ DEMO = Scale(
 # K is 3, which are 12 steps of the simulation, where the paper's 10 are 10. Cloning walker-run takes longer.
 MINI_LAM = "--lam.num-epochs 8"
 MINI_LAOM = f"{MINI_LAM} --lam.act-head-dim 512 --lam.obs-head-dim 512"
+MINI_LAOM += (
+    " --lam.learning-rate 1e-3 --lam.latent-action-dim 256"  # of the night; the rate is too high: README.md
+)
 MINI_IDM = "--idm.num-updates 4000 --idm.act-head-dim 512"
 MINI_BC = "--eval.num-episodes 10"
 MINI = Scale(
