@@ -64,7 +64,6 @@ SCRIPT = Path(__file__)
 RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun has started
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 IMG_HW = 64  # height and width of an observation, pixels
-BAR_SECONDS = 0.1 if sys.stderr.isatty() else 10  # between two updates of a progress bar
 NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 HAS_GPU = torch.cuda.is_available()
 CPU = torch.cpu.get_capabilities()  # without instructions for bfloat16 it takes three times as long
@@ -922,6 +921,8 @@ def perspective(inwards):
 
 
 # ---- Run keeping: records, checkpoints, results ------------------------------------------------------------
+
+BAR_SECONDS = 0.1 if sys.stderr.isatty() else 10  # between two updates of a progress bar
 
 
 class Run:

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 METHODS = ("lapo.py", "laom.py", "laom_supervised.py", "idm.py", "bc.py")
 MAX_CHANGED = {  # code tokens on changed lines
-    ("lapo.py", "laom.py"): 1_930,
+    ("lapo.py", "laom.py"): 1_945,
     ("laom.py", "laom_supervised.py"): 800,
     ("laom_supervised.py", "idm.py"): 3_810,
     ("idm.py", "bc.py"): 2_260,
