@@ -1,0 +1,25 @@
+"""Draws the curves of the trials that lie here: python benchmark/results/laom_rates/draw.py"""
+
+import json
+from pathlib import Path
+
+import matplotlib.figure
+
+FOLDER = Path(__file__).parent
+PICTURE = FOLDER.parents[1] / "pictures" / "laom_rates.png"
+
+figure = matplotlib.figure.Figure(figsize=(11, 4), layout="constrained")
+loss_axes, ratio_axes = figure.subplots(1, 2)
+for path in sorted(FOLDER.glob("*/metrics.jsonl")):
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    steps = [record["step"] for record in records]
+    losses = [record.get("lam/consistency_loss", record["lam/loss"]) for record in records]
+    loss_axes.plot(steps, losses, label=path.parent.name)
+    if "lam/embedding_variance" in records[0]:
+        ratios = [loss / record["lam/embedding_variance"] for loss, record in zip(losses, records)]
+        ratio_axes.plot(steps, ratios)
+loss_axes.set(xlabel="update", ylabel="MSE of the predicted embedding", yscale="log")
+ratio_axes.set(xlabel="update", ylabel="the same over the embedding's variance", yscale="log")
+loss_axes.legend(fontsize=8)
+figure.savefig(PICTURE, dpi=110)
+print(PICTURE)
