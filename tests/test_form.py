@@ -31,7 +31,7 @@ TOO_MANY_LINES = {
     "laom.py": 1_559,
     "laom_supervised.py": 1_589,
     "idm.py": 1_373,
-    "collect_data.py": 1_250,
+    "collect_data.py": 1_305,
     "variants/lapo_vq.py": 1_520,
     "variants/laom_fsq.py": 1_549,
     "variants/masklam.py": 1_501,
