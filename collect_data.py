@@ -29,10 +29,12 @@ import concurrent.futures
 import contextlib
 import fcntl
 import functools
+import hashlib
 import itertools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -74,7 +76,8 @@ class Args:
     output: Path = Path("data")  # folder of the datasets and background videos
     num_trajectories: int = 5000  # in the training file, of 1,000 steps and 12.5 MB each (Appendix C)
     num_eval_trajectories: int = 50  # in the evaluation file, whose videos training never shows (Appendix C)
-    num_workers: int = os.cpu_count() or 1  # processes that simulate and render; best is one per core
+    num_workers: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """processes that simulate and render; best is one for each core that the job was given"""
     seed: int = 0  # of physics, videos, camera and colours; each trajectory's own seed is derived from it
     shard: str = "1/1"  # only this part, k/n with k from 1 to n: many machines make one dataset
     expert: Path | None = None  # expert file (.npz) that plays, by default that of the task in experts/
@@ -209,14 +212,12 @@ def create_dataset_file(path: Path, attributes: dict, seeds: list[int], lengths:
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     with h5py.File(path, "w") as file:
-        file.attrs.update(attributes)
-        file.attrs.update(dataset_return=np.nan, dataset_return_std=np.nan)
+        file.attrs.update(attributes, dataset_return=np.nan, dataset_return_std=np.nan)
         for i, (seed, length) in enumerate(zip(seeds, lengths)):
             group = file.create_group(str(i))
             group.attrs.update(traj_return=np.nan, seed=np.uint32(seed))
             for name, shape in shapes.items():
-                dtype = DTYPES.get(name, np.float32)
-                group.create_dataset(name, (length, *shape), dtype, dcpl=properties)
+                group.create_dataset(name, (length, *shape), DTYPES.get(name, np.float32), dcpl=properties)
     size = path.stat().st_size
     try:
         with open(path, "r+b") as file:
@@ -272,7 +273,7 @@ def dataset_path(output: Path, attributes: dict) -> Path:
     return output / f"{name}.hdf5"
 
 
-def refuse_other_settings(path: Path, attributes: dict, masks: bool):
+def refuse_other_settings(path: Path, attributes: dict, masks=False):
     with h5py.File(path) as file:
         differing = [name for name, value in attributes.items() if file.attrs.get(name) != value]
         if masks and "mask" not in file["0"]:
@@ -340,8 +341,8 @@ def record_dataset(
         "backgrounds": os.path.relpath(backgrounds, args.output),
     }
     path = dataset_path(args.output, attributes)
-    partial = path.with_name(f"{path.name}.partial")
-    journal = path.with_name(f"{path.name}.partial.jsonl")
+    partial = Path(f"{path}.partial")
+    journal = Path(f"{partial}.jsonl")
     if source and path.resolve() == source.resolve():
         raise SystemExit(f"error: {path} would be rendered over itself; give another --output")
     if path.exists():
@@ -394,7 +395,7 @@ def collect(args: Args):
     backgrounds = background_folder(args)
     for split, number in (("train", args.num_trajectories), ("val", args.num_eval_trajectories)):
         file_attributes = attributes | {"split": split, "num_trajectories": number}
-        record_dataset(args, file_attributes, backgrounds, expert_file=expert_file)
+        record_dataset(args, file_attributes, backgrounds, expert_file)
 
 
 def find_expert(args: Args, task: str) -> Path:
@@ -549,67 +550,115 @@ def read_video(path: Path) -> Iterator[np.ndarray]:
     try:
         yield from imageio.imiter(path, plugin="pyav", thread_type="FRAME", filter_sequence=filters)
     except Exception as error:  # each codec has its own
-        raise SystemExit(f"error: cannot read the video {path}: {error}")
-
-
-def cut(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Frames → trajectories, uint8 (T, 64, 64, 3), of 1,000 frames and what is left at the end."""
-    while True:
-        trajectory = list(itertools.islice(frames, EPISODE_LENGTH))
-        if not trajectory:
-            return
-        yield np.stack(trajectory)
+        raise ValueError(f"cannot be read: {error}")
 
 
 def find_plain_videos(root: Path) -> list[Path]:
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    """The videos in a folder and below. Links are followed; nothing is taken twice, nor what is hidden."""
+    seen = set()
+    folders = [root]
+    files = []
+    for folder in folders:
+        for path in sorted(folder.glob("[!.]*")):
+            real = os.path.realpath(path)
+            if real in seen:
+                continue
+            seen.add(real)
+            if path.is_dir():
+                folders.append(path)
+            elif path.suffix.lower() in VIDEO_SUFFIXES:
+                files.append(path)
     if not files:
-        suffixes = ", ".join(VIDEO_SUFFIXES)
-        raise SystemExit(f"error: --from-videos {root}: no videos ({suffixes}) in this folder")
-    for file in files:
-        next(read_video(file), None)  # one that is unreadable says so
-    return files
+        raise SystemExit(f"error: --from-videos {root}: no videos ({', '.join(VIDEO_SUFFIXES)}) there")
+    return sorted(files)
+
+
+def as_text(path) -> str:
+    """A path that HDF5 can store: bytes that are no UTF-8 become \\xe9 and the like."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def decode_videos(root, videos, folder):
+    """Yields the name of each video and a file in the folder with its frames, uint8 (T, 64, 64, 3).
+
+    What is there already is not decoded again. Videos that are unreadable or short are left out.
+    """
+    folder.mkdir(exist_ok=True)
+    partial = folder / "partial"
+    with Progress(desc="videos", unit="frame") as bar:
+        for number, video in enumerate(videos, 1):
+            name = as_text(video.relative_to(root))
+            bar.set_postfix_str(f"video {number} of {len(videos)}: {name}")
+            path = folder / hashlib.sha256(os.fsencode(video)).hexdigest()
+            try:
+                if not path.exists():
+                    with open(partial, "wb") as file:
+                        for frame in read_video(video):
+                            file.write(frame)
+                            bar.update()
+                    sync(partial)
+                    partial.rename(path)
+                if path.stat().st_size < SHORTEST * IMG_HW * IMG_HW * 3:
+                    raise ValueError(f"fewer than {SHORTEST} frames")
+                yield name, path
+            except ValueError as error:
+                bar.write(f"left out: {name}: {error}")
 
 
 def collect_videos(args: Args):
-    """--from-videos: files of action-free trajectories, of obs alone; every tenth video is for evaluation."""
+    """--from-videos: files of action-free trajectories, of obs alone; every tenth video is for evaluation.
+
+    Until both are there, decoded videos lie in <name>__videos.partial/, so that none is decoded twice.
+    """
     root = args.from_videos.resolve()
-    files = find_plain_videos(root)
-    eval_files = files[1::10]
-    train_files = files.copy()
-    del train_files[1::10]
-    record_videos(args.output / f"{root.name}__videos__train.hdf5", "train", root, train_files)
-    if eval_files:
-        record_videos(args.output / f"{root.name}__videos__val.hdf5", "val", root, eval_files)
-    else:
-        print("a single video: no evaluation file")
+    videos = find_plain_videos(root)
+    name = as_text(root.name)
+    attributes = {"domain_name": "video", "task_name": name, "difficulty": "vanilla", "dynamic": False}
+    attributes |= {"img_hw": IMG_HW, "source": as_text(root), "num_videos": len(videos)}
+    train = args.output / f"{name}__videos__train.hdf5"
+    val = args.output / f"{name}__videos__val.hdf5"
+    folder = args.output / f"{name}__videos.partial"
+    decoded = []
+    if not (train.exists() and val.exists()):
+        decoded = list(decode_videos(root, videos, folder))
+        attributes["left_out"] = len(videos) - len(decoded)
+        print(f"{attributes['left_out']} of {len(videos)} videos left out")
+        if not decoded:
+            raise SystemExit(f"error: no video of {SHORTEST} frames in {root}")
+    eval_videos = decoded[1::10]
+    del decoded[1::10]
+    write_videos(train, attributes | {"split": "train"}, decoded)
+    write_videos(val, attributes | {"split": "val"}, eval_videos)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def record_videos(path: Path, split: str, root: Path, videos: list[Path]):
+def write_videos(path, attributes, videos):
+    """The file of a split, unless it is there: decoded videos, cut into trajectories of 1,000 frames."""
     if path.exists():
-        raise SystemExit(f"error: {path} exists; remove it or give another --output")
-    partial = path.with_name(f"{path.name}.partial")
-    num_trajectories = 0
+        refuse_other_settings(path, attributes)
+        print(f"{path} is complete already")
+        return
+    if not videos:
+        print(f"a single video: no {path}")
+        return
+    partial = Path(f"{path}.partial")
     dropped = 0
-    with h5py.File(partial, "w") as data, Progress(desc=f"{split} file", unit="frame") as bar:
-        data.attrs.update(domain_name="video", task_name=root.name, difficulty="vanilla", dynamic=False)
-        data.attrs.update(img_hw=IMG_HW, split=split, source=str(root))
-        for number, video in enumerate(videos):
-            bar.set_postfix_str(f"video {number + 1} of {len(videos)}: {video.name}")
-            for obs in cut(read_video(video)):
-                bar.update(len(obs))
+    with h5py.File(partial, "w") as data:
+        data.attrs.update(attributes)
+        for name, file in videos:
+            frames = np.memmap(file, np.uint8, "r").reshape(-1, IMG_HW, IMG_HW, 3)
+            for start in range(0, len(frames), EPISODE_LENGTH):
+                obs = frames[start : start + EPISODE_LENGTH]
                 if len(obs) < SHORTEST:
                     dropped += len(obs)
                     continue
-                data[f"{num_trajectories}/obs"] = obs
-                data[str(num_trajectories)].attrs["source"] = str(video.relative_to(root))
-                num_trajectories += 1
-    if num_trajectories == 0:
-        raise SystemExit(f"error: no video of {SHORTEST} frames for {path} in {root}")
+                group = data.create_group(str(len(data)))
+                group["obs"] = obs
+                group.attrs["source"] = name
+        content = f"{len(data)} trajectories of {len(videos)} videos"
     sync(partial)
     partial.rename(path)
-    ends = f"dropped {dropped} frames of ends below {SHORTEST}"
-    print(f"{path}: {num_trajectories} trajectories of {len(videos)} videos; {ends}")
+    print(f"{path}: {content}; dropped {dropped} frames of ends below {SHORTEST}")
     draw_dataset(path)
 
 
@@ -642,8 +691,8 @@ def draw_grid(path: Path, pictures: np.ndarray, row_labels: list[str], column_la
 def draw_dataset(path: Path):
     """Beside a file: a contact sheet (rows: trajectories, columns: time) and a film of the first ones."""
     with h5py.File(path) as file:
-        observations = [file[str(i)]["obs"][:] for i in range(min(8, len(file)))]
-    length = min(len(obs) for obs in observations)
+        observations = [file[f"{i}/obs"][:] for i in range(min(8, len(file)))]
+    length = min(map(len, observations))
     times = np.linspace(0, length - 1, 12).astype(int)
     sheet = np.stack([obs[times] for obs in observations])
     row_labels = [str(i) for i in range(len(observations))]
@@ -809,13 +858,17 @@ def make_video(source: int | Path) -> np.ndarray:
     if isinstance(source, int):
         return dead_leaves_video(source)
     suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-    files = sorted(file for file in source.iterdir() if file.suffix.lower() in suffixes)
+    files = [file for file in source.glob("[!.]*") if file.suffix.lower() in suffixes]
+    files.sort(key=lambda file: re.sub(r"\d+", lambda digits: digits[0].zfill(20), file.name))  # 2 before 10
     if not files:
         raise SystemExit(f"error: no pictures (jpg, png, bmp, webp) in {source}")
     frames = []
     for file in files:
-        image = Image.open(file).convert("RGB")
-        frames.append(np.asarray(image.resize((SKY_HW, SKY_HW), Image.BILINEAR)))  # squeezed, as in the suite
+        image = Image.open(file)
+        if image.mode.startswith("I"):  # 16 bits of grey
+            image = image.point(lambda value: value / 256)
+        image = image.convert("RGB").resize((SKY_HW, SKY_HW), Image.BILINEAR)  # squeezed, as in the suite
+        frames.append(np.asarray(image))
     return np.stack(frames)
 
 
@@ -832,8 +885,7 @@ def find_videos(backgrounds: str) -> dict[str, list]:
         folders = sources["train"] + sources["val"]
         missing = [folder.name for folder in folders if not folder.is_dir()]
         if missing:
-            names = ", ".join(missing)
-            raise SystemExit(f"error: --backgrounds {root}: {len(missing)} DAVIS videos are missing: {names}")
+            raise SystemExit(f"error: {root}: {len(missing)} DAVIS videos are missing: {', '.join(missing)}")
         return sources
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     if len(folders) < 2:
@@ -856,7 +908,7 @@ def prepare_backgrounds(backgrounds: str, output: Path, num_workers: int) -> Pat
         if (folder / "sources.json").read_text() != made_from:
             raise SystemExit(f"error: {folder} was made from other videos or by another version: remove it")
         return folder
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = Path(f"{folder}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     with worker_pool(num_workers) as pool:
         for split, items in sources.items():
@@ -864,10 +916,14 @@ def prepare_backgrounds(backgrounds: str, output: Path, num_workers: int) -> Pat
             videos = pool.map(make_video, items)
             bar = Progress(videos, total=len(items), desc=f"background videos, {split}", unit="video")
             for i, video in enumerate(bar):
-                np.save(partial / split / f"{i:03d}.npy", video)
-                sync(partial / split / f"{i:03d}.npy")
-    (partial / "sources.json").write_text(made_from)
-    sync(partial / "sources.json")
+                if video.max() <= 1:
+                    bar.write(f"warning: {items[i]}: all values are {video.min()} to {video.max()}, of 255")
+                file = partial / split / f"{i:03d}.npy"
+                np.save(file, video)
+                sync(file)
+    about = partial / "sources.json"
+    about.write_text(made_from)
+    sync(about)
     partial.rename(folder)
     return folder
 
@@ -1240,6 +1296,7 @@ def main(args: Args):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # for paths that it cannot encode
     try:
         main(parse_args(sys.argv[1:]))
     except concurrent.futures.process.BrokenProcessPool:

@@ -4,6 +4,7 @@ pictures, and background videos."""
 import concurrent.futures
 import errno
 import fcntl
+import importlib.util
 import io
 import json
 import os
@@ -21,7 +22,7 @@ import h5py
 import matplotlib
 import numpy as np
 import pytest
-from conftest import ROOT, beside
+from conftest import ROOT, beside, run
 from PIL import Image
 
 import collect_data
@@ -289,6 +290,20 @@ def test_shards_hold_the_trajectories_of_the_whole(collect, collected, tmp_path)
     assert (
         tmp_path / NAME.format("val__02-of-02")
     ).exists()  # its name is the training shard's with val for train
+
+
+@pytest.mark.parametrize("cores", [{0}, {1, 3, 5}, None])
+def test_workers_are_as_many_as_the_cores_of_the_job(cores, monkeypatch):
+    """taskset and Slurm give a part of the machine; macOS does not say."""
+    if cores:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores)
+    else:
+        monkeypatch.delattr(os, "sched_getaffinity")
+    spec = importlib.util.spec_from_file_location("collect_again", ROOT / "collect_data.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "collect_again", module)
+    spec.loader.exec_module(module)
+    assert module.parse_args([]).num_workers == (len(cores) if cores else os.cpu_count())
 
 
 @pytest.mark.parametrize("shard", ["0/2", "half", "1/", "1/2/3"])
@@ -630,7 +645,7 @@ def test_videos_become_trajectories(collect_videos, tmp_path, capsys):
     (videos / "notes.txt").write_text("no video")
     collect_videos(videos, tmp_path / "data")
     output, errors = capsys.readouterr()
-    assert "dropped 10 frames" in output and "a.mp4" in errors  # the progress bar names what it reads
+    assert "dropped 10 frames" in output and "video 2 of 2: b/c.MKV" in errors  # what the bar reads
     for split, source in (("train", "a.mp4"), ("val", "b/c.MKV")):
         path = tmp_path / "data" / f"holiday__videos__{split}.hdf5"
         about = attributes(path)
@@ -654,8 +669,6 @@ def test_videos_become_trajectories(collect_videos, tmp_path, capsys):
             path.with_suffix(".png").stat().st_size > 1000 and path.with_suffix(".gif").stat().st_size > 1000
         )
     assert not list((tmp_path / "data").glob("*.partial"))
-    with pytest.raises(SystemExit, match="exists; remove it"):
-        collect_videos(videos, tmp_path / "data")
 
 
 def test_large_videos_are_shrunk_by_averaging(tmp_path):
@@ -666,14 +679,147 @@ def test_large_videos_are_shrunk_by_averaging(tmp_path):
     assert frames.shape == (30, 64, 64, 3) and np.abs(frames.astype(int) - 100).max() < 12
 
 
-def test_unreadable_video_is_named(collect_videos, tmp_path):
-    make_video(tmp_path / "videos" / "a.mp4", 30, 0)
-    (tmp_path / "videos" / "b.mp4").write_bytes(b"no video" * 100)
+def sources(path: Path) -> list[str]:
+    return [trajectory["source"] for trajectory in read(path)]
+
+
+def test_unreadable_and_short_videos_are_left_out(collect_videos, tmp_path, capsys):
+    """A line each and a count; another video is for evaluation then."""
+    videos, data = tmp_path / "videos", tmp_path / "data"
+    for name, frames in (("a", 30), ("b", 19), ("d", 20), ("f", 30)):
+        make_video(videos / f"{name}.mp4", frames, 0)
+    (videos / "c.mp4").write_bytes(b"no video" * 100)
+    (videos / "e.mp4").symlink_to("nowhere.mp4")
+    collect_videos(videos, data)
+    lines = capsys.readouterr().out.splitlines()
+    left_out = [line for line in lines if line.startswith("left out: ")]
+    assert [line.split(": ")[1] for line in left_out] == ["b.mp4", "c.mp4", "e.mp4"]
+    assert "fewer than 20 frames" in left_out[0] and "cannot be read" in left_out[1]
+    assert "3 of 6 videos left out" in lines
+    assert sources(data / "videos__videos__train.hdf5") == ["a.mp4", "f.mp4"]
+    assert sources(data / "videos__videos__val.hdf5") == ["d.mp4"]
+
+
+def test_no_video_can_be_read(collect_videos, tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"no video" * 100)
     with pytest.raises(SystemExit) as error:
         collect_videos(tmp_path / "videos", tmp_path / "data")
-    message = str(error.value)
-    assert message.startswith("error: cannot read the video") and "b.mp4" in message and "\n" not in message
+    assert str(error.value) == f"error: no video of 20 frames in {tmp_path / 'videos'}"
     assert not list((tmp_path / "data").glob("*.hdf5*"))
+
+
+def test_which_files_are_videos(tmp_path):
+    """Links are followed, also in a circle; a file is taken once, by whatever names it can be reached."""
+    videos, other = tmp_path / "videos", tmp_path / "other"
+    for name in ("b.mp4", "c.mp4/d.mp4", "._b.mp4", ".trash/e.mp4"):
+        (videos / name).parent.mkdir(parents=True, exist_ok=True)
+        (videos / name).write_text("a video")
+    (other / "deep").mkdir(parents=True)
+    (other / "deep" / "f.mp4").write_text("a video")
+    (other / "back").symlink_to(videos)
+    (videos / "again.mp4").symlink_to(other / "deep" / "f.mp4")
+    (videos / "link").symlink_to(other)
+    (videos / "self").symlink_to(".")
+    found = collect_data.find_plain_videos(videos)
+    assert [str(path.relative_to(videos)) for path in found] == ["again.mp4", "b.mp4", "c.mp4/d.mp4"]
+    (videos / "again.mp4").unlink()
+    found = collect_data.find_plain_videos(videos)
+    names = [str(path.relative_to(videos)) for path in found]
+    assert names == ["b.mp4", "c.mp4/d.mp4", "link/deep/f.mp4"]
+
+
+def test_names_that_are_not_utf8(collect_videos, tmp_path):
+    """Those of a Latin-1 disk: the folder's and a video's."""
+    videos = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9"))
+    make_video(tmp_path / "a.mp4", 30, 0)
+    videos.mkdir()
+    for name in (b"caf\xe9.mp4", "caf\u00e9.mp4".encode()):
+        shutil.copy(tmp_path / "a.mp4", os.fsencode(videos) + b"/" + name)
+    collect_videos(videos, tmp_path / "data")
+    train, val = (tmp_path / "data" / f"\\xe9t\\xe9__videos__{split}.hdf5" for split in ("train", "val"))
+    assert sorted(sources(train) + sources(val)) == ["caf\\xe9.mp4", "caf\u00e9.mp4"]
+    assert attributes(train)["task_name"] == "\\xe9t\\xe9"
+
+
+def test_a_script_says_names_that_are_not_utf8(tmp_path):
+    videos = tmp_path / "videos"
+    make_video(videos / "a.mp4", 30, 0)
+    data = os.fsencode(tmp_path) + b"/donn\xe9es"
+    result = run("collect_data.py", "--from-videos", videos, "--output", os.fsdecode(data))
+    assert result.returncode == 0, result.stderr
+    assert "donn\\udce9es/videos__videos__train.hdf5: 1 trajectories" in result.stdout
+    assert os.path.exists(data + b"/videos__videos__train.gif")
+
+
+def test_what_was_decoded_is_not_lost(collect_short, collect_videos, tmp_path, monkeypatch):
+    """Ctrl-C within a video and between the files, and a new start each time, end with the same files."""
+    for number in range(4):
+        make_video(tmp_path / "videos" / f"{number}.mp4", 30 + number, number)
+    collect_videos(tmp_path / "videos", tmp_path / "whole")
+    decode, write = collect_short.read_video, collect_short.write_videos
+    decoded = []
+
+    def stop_within_a_video(path):
+        for frame, picture in enumerate(decode(path)):
+            if path.name == "2.mp4" and frame == 10:
+                raise KeyboardInterrupt
+            yield picture
+        decoded.append(path.name)
+
+    def note_what_is_decoded(path):
+        yield from decode(path)
+        decoded.append(path.name)
+
+    def stop_in_the_evaluation_file(path, *content):
+        if "__val" in path.name:
+            raise KeyboardInterrupt
+        write(path, *content)
+
+    monkeypatch.setattr(collect_short, "read_video", stop_within_a_video)
+    with pytest.raises(KeyboardInterrupt):
+        collect_videos(tmp_path / "videos", tmp_path / "data")
+    monkeypatch.setattr(collect_short, "read_video", note_what_is_decoded)
+    monkeypatch.setattr(collect_short, "write_videos", stop_in_the_evaluation_file)
+    with pytest.raises(KeyboardInterrupt):
+        collect_videos(tmp_path / "videos", tmp_path / "data")
+    assert decoded == ["0.mp4", "1.mp4", "2.mp4", "3.mp4"]
+    train = tmp_path / "data" / "videos__videos__train.hdf5"
+    written = train.stat().st_mtime_ns
+    monkeypatch.setattr(collect_short, "write_videos", write)
+    collect_videos(tmp_path / "videos", tmp_path / "data")
+    assert len(decoded) == 4 and train.stat().st_mtime_ns == written
+    assert not list((tmp_path / "data").glob("*.partial"))
+    for path in (train, beside(train)):
+        assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes()
+
+
+def test_finished_files_stay(collect_videos, tmp_path, capsys):
+    """One that was removed is made again beside the other; those of other videos are refused."""
+    videos, data = tmp_path / "videos", tmp_path / "data"
+    for name in ("a", "b", "c"):
+        make_video(videos / f"{name}.mp4", 30, 0)
+    collect_videos(videos, data)
+    files = [data / f"videos__videos__{split}.hdf5" for split in ("train", "val")]
+    written = [(path.stat().st_mtime_ns, path.read_bytes()) for path in files]
+    capsys.readouterr()
+    collect_videos(videos, data)
+    output = capsys.readouterr().out
+    assert all(f"{path} is complete already" in output for path in files)
+    assert [(path.stat().st_mtime_ns, path.read_bytes()) for path in files] == written
+    files[1].unlink()
+    collect_videos(videos, data)
+    assert files[0].stat().st_mtime_ns == written[0][0] and files[1].read_bytes() == written[1][1]
+
+    make_video(videos / "d.mp4", 30, 0)
+    with pytest.raises(SystemExit, match="exists and differs in num_videos; remove it"):
+        collect_videos(videos, data)
+    (videos / "d.mp4").unlink()
+    (videos / "a.mp4").write_bytes(b"no video" * 100)  # b becomes the first, c the one for evaluation
+    files[1].unlink()
+    with pytest.raises(SystemExit, match="exists and differs in left_out; remove it"):
+        collect_videos(videos, data)
+    assert files[0].read_bytes() == written[0][1] and not files[1].exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
@@ -735,6 +881,37 @@ def test_davis_without_a_video(davis):
     shutil.rmtree(davis / "JPEGImages" / "480p" / "soapbox")
     with pytest.raises(SystemExit, match="1 DAVIS videos are missing: soapbox"):
         collect_data.find_videos(str(davis))
+
+
+def test_frames_without_leading_zeros(tmp_path):
+    """In the order of their numbers; what macOS puts beside them is no picture."""
+    for number in range(12):
+        Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(tmp_path / f"frame-{number}.png")
+    (tmp_path / "._frame-0.png").write_text("no picture")
+    video = collect_data.make_video(tmp_path)
+    assert list(video[:, 0, 0, 0]) == list(range(0, 240, 20))
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+def test_frames_of_16_bits_look_like_those_of_8(mode, tmp_path):
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(10, 0).repeat(10, 1)
+    pixels = ramp if mode == "L" else ramp * np.uint16(257)
+    Image.fromarray(pixels).save(tmp_path / "0.png")
+    assert Image.open(tmp_path / "0.png").mode == mode
+    video = collect_data.make_video(tmp_path)
+    assert np.array_equal(video[0], ramp[..., None].repeat(3, -1))
+
+
+def test_frames_of_floats_that_became_integers_are_a_warning(forks, tmp_path, capsys):
+    """All values are 0 or 1: one line that names the video and the range."""
+    rng = np.random.default_rng(0)
+    for name, scale in (("a", 255), ("b", 1)):
+        (tmp_path / "frames" / name).mkdir(parents=True)
+        pixels = (rng.uniform(0, 1.9, (8, 8, 3)).clip(0, 1) * scale).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "frames" / name / "0.png")
+    collect_data.prepare_backgrounds(str(tmp_path / "frames"), tmp_path, num_workers=1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert lines == [f"warning: {tmp_path / 'frames' / 'b'}: all values are 0 to 1, of 255"]
 
 
 def test_videos_of_an_earlier_version_are_not_taken(collect, collected, tmp_path):
