@@ -18,7 +18,7 @@ MAX_CHANGED = {  # code tokens on changed lines
     ("lapo.py", "laom.py"): 1_945,
     ("laom.py", "laom_supervised.py"): 800,
     ("laom_supervised.py", "idm.py"): 3_810,
-    ("idm.py", "bc.py"): 2_260,
+    ("idm.py", "bc.py"): 2_360,
 }
 ALL = sorted(
     str(path.relative_to(ROOT))

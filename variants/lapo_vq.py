@@ -432,10 +432,8 @@ def train_actor(args, data, lam, stage, run):
 
         if run.log_due(step):
             run.log(step, optim, loss=loss)
-
-    answers = infer_all(args, lambda obs, _: actor(obs), data, index[:: len(index) // 512 + 1])
-    if total > 0 and answers.var(0).mean() < 1e-6 and RANK == 0:  # z's variance is 1
-        print(f"warning: {stage}: the actor is dead, bc/loss stays at 1; try a lower --bc.learning-rate")
+    if total > 0:
+        warn_if_dead(args, actor, data, index, 1, stage)
     return actor
 
 
@@ -532,6 +530,13 @@ def action_error(args, policy, data):
     mse = F.mse_loss(prediction, actions).item()
     variance = actions.var(0, unbiased=False).mean().item()
     return {"action_mse": mse, "action_mse_over_var": mse / variance}
+
+
+def warn_if_dead(args, actor, data, index, variance, stage):
+    """Says so if an actor answers all observations alike, beside the variance of what it was to learn."""
+    answers = infer_all(args, lambda obs, _: actor(obs), data, index[:: len(index) // 512 + 1])
+    if answers.var(0).mean() < 1e-3 * variance and RANK == 0:
+        print(f"warning: {stage}: the actor answers all observations alike; lower --bc.learning-rate")
 
 
 def infer_some(args, network, data, trajectories):
