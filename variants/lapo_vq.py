@@ -895,7 +895,7 @@ class Run:
         except BlockingIOError:
             raise SystemExit(f"error: another process works in {self.folder}")
         except OSError as error:  # network disks may know no locks
-            print(f"warning: {self.folder}: {error.strerror}: start no second process here", file=sys.stderr)
+            print(f"warning: {self.metrics.name}: {error.strerror}: start no second process", file=sys.stderr)
         self.metrics.seek(self.checkpoint["metrics_size"])
         self.metrics.truncate()  # what was logged after the checkpoint comes again
         self.save("args.json", json.dumps(asdict(args), indent=2))
