@@ -241,8 +241,6 @@ class Actor(nn.Module):
         self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
-        # a random one is added error, which Adam removes fastest by features below zero: there ReLU6 is dead
-        nn.init.zeros_(self.output.weight)
 
     def forward(self, obs):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))

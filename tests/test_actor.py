@@ -13,14 +13,6 @@ import laom
 UPDATES = 100
 
 
-class OrthogonalActor(laom.Actor):
-    """With the paper's initialisation: all weights orthogonal."""
-
-    def __init__(self, *sizes):
-        super().__init__(*sizes)
-        torch.nn.init.orthogonal_(self.output.weight)
-
-
 @pytest.fixture(scope="module")
 def still_file(tmp_path_factory):
     """Grey pictures with a small square, slightly brighter, somewhere."""
@@ -48,9 +40,16 @@ def where_the_square_is(obs, next_obs):
     return torch.cat([place.sin(), place.cos()], 1) @ mix
 
 
-@pytest.mark.parametrize(("kind", "lives"), [(OrthogonalActor, False), (laom.Actor, True)])
-def test_an_output_that_begins_at_zero_keeps_features_alive(still_file, kind, lives, monkeypatch, capsys):
-    monkeypatch.setattr(laom, "Actor", kind)
+def zero_biases_alone(tensor):
+    """nn.init.zeros_ without the line that sets the output's weights to zero: they stay orthogonal."""
+    with torch.no_grad():
+        return tensor if tensor.ndim == 2 else tensor.zero_()
+
+
+@pytest.mark.parametrize("lives", [False, True])
+def test_an_output_that_begins_at_zero_keeps_features_alive(still_file, lives, monkeypatch, capsys):
+    if not lives:
+        monkeypatch.setattr(torch.nn.init, "zeros_", zero_biases_alone)
     args = dataclasses.replace(laom.DEMO, precision="fp32", device="cpu")
     args.lam = dataclasses.replace(args.lam, latent_action_dim=32)
     args.bc = dataclasses.replace(args.bc, batch_size=16, warmup_epochs=0, learning_rate=2e-3)

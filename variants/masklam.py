@@ -286,8 +286,6 @@ class Actor(nn.Module):
         self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
-        # a random one is added error, which Adam removes fastest by features below zero: there ReLU6 is dead
-        nn.init.zeros_(self.output.weight)
 
     def forward(self, obs):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
@@ -356,6 +354,7 @@ def train_actor(args, data, lam, stage, run):
     cfg = args.bc
     torch.manual_seed(args.seed)
     actor = Actor(cfg, args.frame_stack, args.lam.latent_action_dim)
+    nn.init.zeros_(actor.output.weight)  # a random one is added error, which can push all features below zero
     actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
