@@ -491,9 +491,9 @@ def action_error(args, policy, data):
 
 
 def warn_if_dead(args, actor, data, index, variance, stage):
-    """Says so if an actor answers all observations alike, beside the variance of what it was to learn."""
+    """Says so if an actor's answers hardly vary, beside the variance of what it was to learn."""
     answers = infer_all(args, lambda obs, _: actor(obs), data, index[:: len(index) // 512 + 1])
-    if answers.var(0).mean() < 1e-3 * variance and RANK == 0:
+    if answers.var(0).mean() < 0.03 * variance and RANK == 0:
         print(f"warning: {stage}: the actor answers all observations alike; lower --bc.learning-rate")
 
 
