@@ -335,7 +335,7 @@ def test_one_file_is_not_two(short_file, args, tmp_path):
     link.symlink_to(short_file)
     spelling = f"{short_file.parent}/../{short_file.parent.name}/{short_file.name}"
     for other in (link, spelling):
-        with pytest.raises(SystemExit, match="error: one file is given twice: "):
+        with pytest.raises(SystemExit, match="has one file twice: "):
             Dataset((str(short_file), str(other)), args)
         with pytest.raises(SystemExit, match="no other file of cheetah-run to evaluate on: give --eval-data"):
             laom.load_data(parse("laom.py", short_file, eval_data=(str(other),)))

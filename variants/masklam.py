@@ -659,7 +659,8 @@ class Dataset:
         for pattern in patterns:  # a path that exists is one, even if it has brackets
             self.paths += [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern)) or [pattern]
         if len({*map(os.path.realpath, self.paths)}) < len(self.paths):
-            raise SystemExit(f"error: one file is given twice: {', '.join(self.paths)}")
+            twice = "--data, --labeled-data or --eval-data (or beside them) has one file twice"
+            raise SystemExit(f"error: {twice}: {', '.join(self.paths)}")
         if {*self.paths} != {*patterns} and RANK == 0:
             print(f"{', '.join(patterns)}: {', '.join(self.paths)}")
         try:
