@@ -25,10 +25,10 @@ def graphs(monkeypatch):
     torch.compiler.reset()
 
 
-def train_stages(script, data_file, steps, **changes):
+def train_stages(script, data_file, steps):
     """The stages of a script whose networks are compiled, for a few updates each."""
     method = importlib.import_module(script.removesuffix(".py"))
-    args = parse(script, data_file, **changes)
+    args = parse(script, data_file)
     args.compile = True
     data = method.Dataset(args.data, args)
     index = data.transitions(data.shuffle[:2])
@@ -56,12 +56,9 @@ def test_no_size_is_symbolic(script, short_file, graphs):
             assert not any(isinstance(size, torch.SymInt) for size in sizes), shapes
 
 
-@pytest.mark.parametrize("script", ["laom_supervised.py"])
-def test_every_budget_is_compiled(script, short_file, graphs):
-    """Also behind PyTorch's limit of recompilations: networks of a later budget do not fall back to eager."""
-    numbers = []
-    for _ in range(6):
-        before = len(graphs)
-        train_stages(script, short_file, steps=2)
-        numbers.append(len(graphs) - before)
-    print(numbers)
+def test_networks_of_a_later_budget_take_the_same_graphs(short_file, graphs):
+    """Else PyTorch's limit of recompilations would make the last of seven budgets eager without a word."""
+    train_stages("laom_supervised.py", short_file, steps=1)
+    of_the_first = len(graphs)
+    train_stages("laom_supervised.py", short_file, steps=1)
+    assert len(graphs) == of_the_first > 0
