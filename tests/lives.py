@@ -115,10 +115,9 @@ def free_port() -> int:
 
 def import_script(path: Path):
     """The repository's script, which the server knows; or a copy in a folder where nothing else is found."""
+    multiprocessing.get_context = lambda method: ForkedWorkers  # evaluation's own are spawned: slow
     if not path.is_absolute():
-        module = importlib.import_module(path.stem)
-        multiprocessing.get_context = lambda method: ForkedWorkers  # evaluation's own are spawned: slow
-        return module
+        return importlib.import_module(path.stem)
     for name, module in [*sys.modules.items()]:
         if str(ROOT) in str(getattr(module, "__file__", "")):
             del sys.modules[name]

@@ -107,8 +107,6 @@ def train(script: str, path: Path) -> dict[str, float]:
     return run.losses
 
 
-
-
 @pytest.fixture(scope="module")
 def drawn_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("drawn") / "train.hdf5"
