@@ -9,6 +9,7 @@ import torch
 from conftest import SCRIPTS, count
 
 ACTIONS = 21  # of humanoid-walk
+BUDGETS = (2, 4, 8, 16, 32, 64, 128)
 TOTALS = {
     "lapo.py": {"LAM": 211_847_849, "Actor": 107_541_504},
     "laom.py": {"LAM": 192_307_136, "Actor": 107_541_504},
@@ -81,8 +82,8 @@ def test_the_paper_preset_is_its_table(script):
     stages = {name: cfg for name, cfg in dataclasses.asdict(args).items() if isinstance(cfg, dict)}
     evaluation = stages.pop("eval")
     assert stages == PRESETS[script]
-    everything = ("all",) if script == "bc.py" else ()
-    assert args.num_labeled_trajectories == (*everything, 2, 4, 8, 16, 32, 64, 128)
+    budgets = {"bc.py": ("all", *BUDGETS), "laom_supervised.py": (128,)}
+    assert args.num_labeled_trajectories == budgets.get(script, BUDGETS)
     assert args.frame_stack == 3 and args.lr_schedule == "cosine"
     assert evaluation["num_episodes"] == 25 and evaluation["max_steps"] == 1000
 
