@@ -233,6 +233,7 @@ class IDM(nn.Module):
         pair_dim = 2 * self.encoder.flat_dim
         self.head = Head(pair_dim, pair_dim, args.act_head_dim, action_dim)
         self.apply(init_weights)
+        keep_units(self, torch.zeros(action_dim), torch.ones(action_dim))
 
     def forward(self, obs, future_obs):  # (B, 9, 64, 64) twice → action (B, A)
         obs_embedding, future_embedding = self.encoder(torch.cat([obs, future_obs])).flatten(1).chunk(2)
@@ -248,6 +249,7 @@ class Actor(nn.Module):
         self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
+        keep_units(self, torch.zeros(output_dim), torch.ones(output_dim))
 
     def forward(self, obs):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))

@@ -339,9 +339,19 @@ class Actor(nn.Module):
         self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
+        keep_units(self, torch.zeros(output_dim), torch.ones(output_dim))
 
     def forward(self, obs):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
+
+
+class Decoder(MLP):
+    """Latent action, as the actor answers, (B, Z) → action (B, A)."""
+
+    def __init__(self, args, latent_action_dim, action_dim):
+        super().__init__(latent_action_dim, [args.hidden_dim, args.hidden_dim, action_dim])
+        self.apply(init_weights)
+        keep_units(self, torch.zeros(action_dim), torch.ones(action_dim))
 
 
 def units_of(task, actions):
@@ -448,7 +458,7 @@ def train_actor(args, data, lam, stage, run):
     latent_actions = infer_all(args, lam, data, index if infer_once else index[:: len(index) // 4096 + 1])
     mean = latent_actions.mean(0)
     scale = latent_actions.var(0).mean().sqrt().clamp(min=1e-6)  # one number
-    keep_units(actor, mean, scale)
+    keep_units(actor, mean, scale.expand_as(mean))
     updates_per_epoch = len(index) // cfg.batch_size
     total = cfg.num_epochs * updates_per_epoch
     warmup = cfg.warmup_epochs * updates_per_epoch
@@ -485,8 +495,7 @@ def train_decoder(args, data, index, actor, stage, run):
     """Decodes the frozen actor's latent actions to true actions on labelled transitions (data at index)."""
     cfg = args.decoder
     torch.manual_seed(args.seed)
-    widths = [cfg.hidden_dim, cfg.hidden_dim, data.actions.shape[1]]
-    decoder = MLP(args.lam.latent_action_dim, widths).apply(init_weights).to(args.device)
+    decoder = Decoder(cfg, args.lam.latent_action_dim, data.actions.shape[1]).to(args.device)
     optim = torch.optim.Adam(decoder.parameters(), fused=True)
 
     latent_actions = infer_all(args, lambda obs, _: actor(obs), data, index)
