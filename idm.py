@@ -21,6 +21,7 @@ args.json, this script as it ran, metrics.jsonl (a step is one update), results.
 deviate from the paper: docs/deviations.md.
 """
 
+import contextlib
 import copy
 import ctypes
 import datetime
@@ -57,14 +58,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 import tyro
 import wandb
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import nn
 from tqdm import tqdm
 
 SCRIPT = Path(__file__)
 OWN_ARGS = SCRIPT.with_name("args.json")  # beside a run's own copy of the script
-RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun has started
-WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))  # number of processes that torchrun has started
+RANK = int(os.environ.get("RANK", 0)) if WORLD_SIZE > 1 else 0  # which of them this one is
 IMG_HW = 64  # height and width of an observation, pixels
 NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 HAS_GPU = torch.cuda.is_available()
@@ -232,6 +233,7 @@ class IDM(nn.Module):
         pair_dim = 2 * self.encoder.flat_dim
         self.head = Head(pair_dim, pair_dim, args.act_head_dim, action_dim)
         self.apply(init_weights)
+        keep_units(self, torch.zeros(action_dim), torch.ones(action_dim))
 
     def forward(self, obs, future_obs):  # (B, 9, 64, 64) twice → action (B, A)
         obs_embedding, future_embedding = self.encoder(torch.cat([obs, future_obs])).flatten(1).chunk(2)
@@ -247,9 +249,35 @@ class Actor(nn.Module):
         self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
+        keep_units(self, torch.zeros(output_dim), torch.ones(output_dim))
 
     def forward(self, obs):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
+
+
+def units_of(task, actions):
+    """Mean and scale (A,) of actions (n, A): networks learn (action - mean) / scale, whatever the units are.
+
+    The paper's tasks keep theirs, as its hyperparameters are made for them.
+    """
+    mean = torch.zeros(actions.shape[1])
+    scale = torch.ones(actions.shape[1])
+    if task not in BC_RETURNS and len(actions) > 0:
+        mean = actions.mean(0)
+        deviation = actions.std(0, correction=0)
+        scale = deviation.where(deviation > 1e-6 * mean.abs(), scale)  # of a constant: 1
+    return mean, scale
+
+
+def keep_units(network, mean, scale):
+    """Keeps the units of a network's answers among its weights."""
+    network.register_buffer("mean", mean)
+    network.register_buffer("scale", scale)
+
+
+def in_units(network, answer):
+    """What a network's answer stands for, an action or a latent action, in float32."""
+    return answer.float() * network.scale + network.mean
 
 
 # ---- Stage 1: the inverse dynamics model (Section 5) -------------------------------------------------------
@@ -260,6 +288,7 @@ def train_idm(args, data, index, stage, run):
     cfg = args.idm
     torch.manual_seed(args.seed)
     idm = IDM(cfg, args.frame_stack, data.actions.shape[1])
+    keep_units(idm, *units_of(data.task, data.actions[index]))
     idm.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(idm.parameters(), fused=True)
     if args.compile:
@@ -278,7 +307,7 @@ def train_idm(args, data, index, stage, run):
         actions = to_device(data.actions[batch], args.device)
 
         with args.autocast():
-            loss = F.mse_loss(idm(obs, future_obs).float(), actions)
+            loss = F.mse_loss(idm(obs, future_obs).float(), (actions - idm.mean) / idm.scale)
 
         optim.zero_grad()
         loss.backward()
@@ -298,6 +327,7 @@ def train_actor(args, data, idm, stage, run):
     cfg = args.bc
     torch.manual_seed(args.seed)
     actor = Actor(cfg, args.frame_stack, idm.head.output.out_features)
+    keep_units(actor, idm.mean, idm.scale)
     actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
@@ -328,6 +358,11 @@ def train_actor(args, data, idm, stage, run):
     return actor
 
 
+def act(actor, obs):
+    """The policy: obs (B, 9, 64, 64) → action (B, A) in the data's units."""
+    return in_units(actor, actor(obs))
+
+
 # ---- Held-out error (Figure 9a) ----------------------------------------------------------------------------
 
 
@@ -335,9 +370,13 @@ def held_out_error(args, idm, data, eval_data):
     """Errors of the IDM's actions at k = 1 on trajectories that it has not seen."""
     results = {}
     fitted, tests = split_for_probes(args, data, eval_data)
-    fitted_z = infer_some(args, idm, *fitted)  # here z is the action itself
+
+    def answer(obs, next_obs):  # the action itself takes the place of z
+        return in_units(idm, idm(obs, next_obs))
+
+    fitted_z = infer_some(args, answer, *fitted)
     for videos, source in tests.items():
-        held_out_z = infer_some(args, idm, *source)
+        held_out_z = infer_some(args, answer, *source)
         z, actions, _ = held_out_z
         results |= action_errors("idm", videos, z, actions)
         results |= perturbation_errors("", videos, fitted_z, held_out_z)
@@ -563,6 +602,11 @@ class Dataset:
         on_gpu = data_device == "gpu" or data_device == "auto" and fits
         self.device = args.device if on_gpu else "cpu"
         self.maps = [map_frames(path, self.device) for path in self.paths]
+        brightest = int(self.gather(self.some_rows()).max())
+        if brightest <= 1:
+            raise SystemExit(f"error: {', '.join(self.paths)}: obs are 0 to {brightest}, not 0 to 255")
+        if len(self.transitions(self.shuffle)) == 0:
+            raise SystemExit(f"error: {', '.join(self.paths)}: no trajectory has two frames")
 
     def read(self, file, number, limit):
         """Yields file, first byte and number of frames, return, and the arrays of each trajectory."""
@@ -604,10 +648,13 @@ class Dataset:
         chosen[self.last] = False
         return chosen.nonzero()[: self.max_transitions, 0]
 
+    def some_rows(self):
+        return torch.arange(64) * (len(self.last) - 1) // 63
+
     def fingerprint(self):
         """What the data hold, wherever the files lie: attributes, lengths, actions, 64 frames."""
         attributes = sorted(f"{name}: {value}" for name, value in self.attributes.items())
-        rows = torch.arange(64) * (len(self.last) - 1) // 63
+        rows = self.some_rows()
         contents = (self.last, self.actions, self.gather(rows).cpu())
         return b"".join([repr(attributes).encode(), *(content.numpy().tobytes() for content in contents)])
 
@@ -656,7 +703,10 @@ def map_frames(path, device):
     offsets. On a GPU lies a copy of the file.
     """
     warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
-    mapped = np.memmap(path, mode="r")  # bytes
+    try:
+        mapped = np.memmap(path, mode="r")  # bytes
+    except OSError as error:
+        raise SystemExit(f"error: {path}: {error.strerror}: raise ulimit -n or -v, or merge the files")
     if device == "cpu":
         mapped.base.madvise(mmap.MADV_RANDOM)  # read no more than a batch asks for
     return torch.from_numpy(mapped).to(device).unfold(0, FRAME_BYTES, 1)
@@ -1367,7 +1417,8 @@ def shrink(picture):
 def evaluate(args, environments, policy, run):
     """Plays greedy episodes, all in one batch: returns (episodes,) by environment, and a film.
 
-    The film shows the first 400 steps of the first and the last two episodes: uint8 (T, 128, 128 n, 3).
+    The film shows the first 400 steps of the first and the last two episodes, and their returns so far: uint8
+    (T, 128, 128 n, 3).
     """
     if not environments:
         return {}, None
@@ -1383,12 +1434,14 @@ def evaluate(args, environments, policy, run):
         worker_pipe.close()
         pipes.append(pipe)
     shown = np.unique(np.array([0, 1, -2, -1]) % len(episodes))  # the first and last two
+    names = np.repeat(list(environments), args.eval.num_episodes)
     pictures = []
     last = args.eval.max_steps
     for step in tqdm(range(last + 1), "evaluation", unit="step", delay=10, mininterval=BAR_SECONDS):
         observations, returns, over = map(np.concatenate, zip(*map(answer_of, pipes)))
         if step % 4 == 0 and step < 400:
-            pictures.append(np.hstack(observations[shown, -1]))
+            shots = [with_title(observations[i, -1], f"{names[i]}\n{returns[i]:.0f}") for i in shown]
+            pictures.append(np.hstack(shots))
         if over.all() or step == last:
             break
         with torch.no_grad(), args.autocast(), torch.compiler.set_stance("force_eager"):
@@ -1397,8 +1450,14 @@ def evaluate(args, environments, policy, run):
             pipe.send(actions[part])
     if not over.all():
         run.say(f"--eval.max-steps {last} has ended {(~over).sum()} of {len(over)} episodes")
-    film = np.stack(pictures).repeat(2, 1).repeat(2, 2)
-    return dict(zip(environments, np.split(returns, len(environments)))), film
+    return dict(zip(environments, np.split(returns, len(environments)))), np.stack(pictures)
+
+
+def with_title(picture, title):
+    """Twice as large, with a title in its corner: uint8 (128, 128, 3)."""
+    large = Image.fromarray(picture).resize((2 * IMG_HW, 2 * IMG_HW), Image.Resampling.NEAREST)
+    ImageDraw.Draw(large).text((3, 2), title, "white", stroke_width=1, stroke_fill="black")
+    return np.asarray(large)
 
 
 def answer_of(pipe):
@@ -1472,8 +1531,29 @@ def to_cell(value):
 # ---- Main --------------------------------------------------------------------------------------------------
 
 
+class Output:
+    """A stream of text that outlives its reader: a closed terminal or pipe ends no run."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        stream.reconfigure(errors="replace")  # where the locale lacks a letter
+
+    def write(self, text):
+        with contextlib.suppress(OSError):
+            self.stream.write(text)
+
+    def flush(self):
+        with contextlib.suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
 def start_process(args):
     """Connects the ranks; has glibc keep freed memory: mapping it anew costs a CPU a quarter of its time."""
+    sys.stdout = Output(sys.stdout)
+    sys.stderr = Output(sys.stderr)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
@@ -1518,8 +1598,10 @@ def check_numbers(args, flag="--"):
         for number in value if isinstance(value, tuple) else (value,):
             if type(number) in (int, float):
                 too_small = number < 0 or number == 0 and name not in MAY_BE_ZERO
-                if too_small or not isfinite(number):
-                    raise SystemExit(f"error: {own_flag} {number}: too small, or not finite")
+                if too_small or not isfinite(number) or number >= 2**63:
+                    raise SystemExit(f"error: {own_flag} {number}: too small, too large, or not finite")
+        if value == () and name in ("data", "num_labeled_trajectories"):
+            raise SystemExit(f"error: {own_flag}: nothing is given")
     if getattr(args, "num_epochs", 0) and args.warmup_epochs > args.num_epochs:
         raise SystemExit(f"error: {flag}warmup-epochs {args.warmup_epochs}: the stage is over before that")
 
@@ -1561,12 +1643,19 @@ def load_data(args):
         )
     if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
-    if len(data.transitions(data.shuffle)) < max(batch_sizes) or len(data.shuffle) < 2:
-        raise SystemExit(f"error: {data.paths[0]} fills no batch of {max(batch_sizes)}, or is one trajectory")
+    if labeled_data.has_actions and (labeled_data.actions == labeled_data.actions[0]).all():
+        raise SystemExit(f"error: {source}: all actions are the same")
+    num_transitions = len(data.transitions(data.shuffle))
+    for flag, size in (("--bc.batch-size", args.bc.batch_size),):
+        if num_transitions < size:
+            raise SystemExit(f"error: {flag} {size}: {data.paths[0]} has only {num_transitions} transitions")
+    if len(data.shuffle) < 2:
+        raise SystemExit(f"error: {data.paths[0]}: one trajectory cannot be split for probes")
     fewest = labeled_data.transitions(labeled_data.shuffle[: min(budgets)])
     if len(fewest) < args.idm.batch_size:
         raise SystemExit(
-            f"error: {min(budgets)} labelled trajectories do not fill a batch of {args.idm.batch_size}"
+            f"error: --idm.batch-size {args.idm.batch_size}: {min(budgets)} labelled trajectories have only "
+            f"{len(fewest)} transitions"
         )
     files = {*map(os.path.realpath, data.paths + labeled_data.paths)}
     if eval_data.task != labeled_data.task or files & {*map(os.path.realpath, eval_data.paths)}:
@@ -1597,8 +1686,9 @@ def run_stages(args, data, labeled_data, eval_data, environments, run):
             print_measures(f"IDM with {budget} labelled trajectories", errors, run)
         actor = train_actor(args, data, idm, f"actor_{budget}", run)
         if RANK == 0:
-            measures = errors | policy_errors(args, actor, eval_data)
-            run.finish_budget(budget, measures, *evaluate(args, environments, actor, run))
+            policy = partial(act, actor)
+            measures = errors | policy_errors(args, policy, eval_data)
+            run.finish_budget(budget, measures, *evaluate(args, environments, policy, run))
 
 
 def main(args):
