@@ -1,4 +1,4 @@
-"""The form of the scripts: width and density, what diffs show, what is imported, that what is defined is used."""
+"""The form of the scripts: width, density, what diffs show, what is imported, that definitions are used."""
 
 import ast
 import difflib
@@ -33,11 +33,7 @@ def code_tokens(source: str) -> list[int]:
     """The line of each token but comments, docstrings and line ends; an f-string is one token."""
     docstrings = set()
     for node in ast.walk(ast.parse(source)):
-        if (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
-        ):
+        if isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):
             docstrings |= set(range(node.lineno, node.end_lineno + 1))
     layout = {
         tokenize.COMMENT,
@@ -95,16 +91,8 @@ def test_the_method_comes_first(script):
         assert stages == ["Behaviour cloning"]
     else:
         assert stages and all(name.startswith("Stage ") for name in stages)
-    rest = [
-        "Schedule and batches",
-        "Data",
-        "Augmentation",
-        "Run keeping",
-        "Environment",
-        "Evaluation",
-        "Main",
-    ]
-    assert [name for name in order[order.index(probe) + 1 :]] == [name for name in rest if name in order]
+    rest = ["Schedule and batches", "Data", "Augmentation", "Run keeping", "Environment", "Evaluation"]
+    assert order[order.index(probe) + 1 :] == [name for name in (*rest, "Main") if name in order]
     assert sections[probe] < 490
 
 
