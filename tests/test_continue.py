@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -26,6 +27,7 @@ from conftest import (
     weights,
 )
 from lives import Blow, end, said
+from test_docs import blocks
 from test_restart import assert_same_bits
 
 import bc
@@ -103,14 +105,17 @@ def test_other_episodes_evaluate_anew(finished, short_file, tmp_path):
 
 
 def test_only_a_later_stage_anew(finished, tmp_path):
-    """As docs/runs.md has it: a copy without some files is another run, which makes them again."""
+    """By the lines of docs/runs.md: a copy without some files is another run, which makes them again."""
     first = finished("laom.py")
-    folder = Path(shutil.copytree(first, tmp_path / "wide"))
-    for path in (*folder.glob("actor*.pt"), *folder.glob("decoder*.pt")):
-        path.unlink()
-    (folder / "results.json").unlink()
-    (folder / "identity.json").unlink()
-    lines = live(folder / "laom.py", ["--bc.encoder-scale", 2], tmp_path / "log")
+    shutil.copytree(first, tmp_path / "runs" / "<run>")
+    (block,) = [block for block in blocks("docs/runs.md", "bash") if "runs/wide" in block]
+    copy, remove, continue_it = block.splitlines()
+    for line in (copy, remove):
+        subprocess.run(["bash", "-c", line.replace("<run>", "'<run>'")], cwd=tmp_path, check=True)
+    folder = tmp_path / "runs" / "wide"
+    python, script, *words = continue_it.split()
+    assert (python, script) == ("python", "runs/wide/laom.py")
+    lines = live(folder / "laom.py", words, tmp_path / "log")
     assert lines[-1] == f"finished: {folder}"
     one = weights(first)
     other = weights(folder)
@@ -119,7 +124,7 @@ def test_only_a_later_stage_anew(finished, tmp_path):
         if name.startswith("lam.pt"):
             assert one[name].equal(other[name])
     channels = other["actor.pt/encoder.0.weight"].shape[0]
-    assert channels == 2 * one["actor.pt/encoder.0.weight"].shape[0]
+    assert channels == 4 * one["actor.pt/encoder.0.weight"].shape[0]
     assert {record["stage"] for record in read_records(folder)} == {
         *("actor", "decoder_1", "eval_1", "decoder_2", "eval_2")
     }
@@ -130,7 +135,7 @@ def test_only_a_later_stage_anew(finished, tmp_path):
             assert before[name] == after[name]
     assert before["policy_mse/unseen_videos"] != after["policy_mse/unseen_videos"]
     args = json.loads((folder / "args.json").read_text())
-    assert args["bc"]["encoder_scale"] == 2 and args["lam"]["num_epochs"] == 3
+    assert args["bc"]["encoder_scale"] == 4 and args["lam"]["num_epochs"] == 3
     identities = [json.loads((run / "identity.json").read_text()) for run in (first, folder)]
     assert all(identities[0][name] != identities[1][name] for name in ("identity", "tracker"))
 
