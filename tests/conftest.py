@@ -148,6 +148,13 @@ def only_one(folder: Path) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def own_streams(monkeypatch):
+    """A script's main, called in this process, wraps them."""
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+
+
 # ---- Data --------------------------------------------------------------------------------------------------
 
 

@@ -50,42 +50,31 @@ def same(one: dict, other: dict, *names: str) -> bool:
 # ---- Collection --------------------------------------------------------------------------------------------
 
 
-def test_format(train_file):
-    """The paper's HDF5 format and what we add to it (design notes, section 4)."""
-    with h5py.File(train_file) as file:
-        assert {
-            "domain_name",
-            "task_name",
-            "difficulty",
-            "dynamic",
-            "img_hw",
-            "split",
-            "dataset_return",
-        } <= set(file.attrs)
-        assert sorted(file) == ["0", "1", "2"]
-        returns = [file[name].attrs["traj_return"] for name in file]
-        assert (
-            file.attrs["dataset_return"] == pytest.approx(np.mean(returns)) and min(returns) > 780
-        )  # the shipped expert's
-        assert 0 < file.attrs["random_return"] < 50
-        for name in file:
-            group = file[name]
-            shapes = {key: (group[key].shape, group[key].dtype) for key in group}
-            assert shapes["obs"] == ((1000, 64, 64, 3), np.uint8) and shapes["states"] == (
-                (1000, 17),
-                np.float32,
-            )
-            assert shapes["actions"] == ((1000, 6), np.float32) and shapes["physics"] == (
-                (1000, 18),
-                np.float64,
-            )
-            assert np.abs(group["actions"][:]).max() <= 1 and group["obs"].id.get_offset() % 8 == 0
-            assert group["obs"][:].std(axis=0).mean() > 5  # it moves
-    assert (
-        train_file.with_suffix(".png").stat().st_size > 10_000
-        and train_file.with_suffix(".gif").stat().st_size > 10_000
-    )
-    assert not list(train_file.parent.glob("*partial*"))
+def test_format(frames, tmp_path):
+    """The paper's HDF5 format and what we add to it; an episode of full length, as its user collects it."""
+    words = ["--num-trajectories", 1, "--num-eval-trajectories", 0, "--backgrounds", frames]
+    result = run("collect_data.py", *words, "--output", tmp_path)
+    assert result.returncode == 0, result.stderr
+    path = tmp_path / NAME.format("train")
+    about = attributes(path)
+    names = {"domain_name", "task_name", "difficulty", "dynamic", "img_hw", "split", "dataset_return"}
+    assert names <= about.keys() and 0 < about["random_return"] < 50
+    (trajectory,) = read(path)
+    assert about["dataset_return"] == pytest.approx(trajectory["traj_return"]) > 780  # the shipped expert's
+    shapes = {name: (array.shape, array.dtype) for name, array in trajectory.items() if np.ndim(array)}
+    assert shapes == {
+        "obs": ((1000, 64, 64, 3), np.uint8),
+        "states": ((1000, 17), np.float32),
+        "actions": ((1000, 6), np.float32),
+        "physics": ((1000, 18), np.float64),
+    }
+    assert np.abs(trajectory["actions"]).max() <= 1
+    assert trajectory["obs"].std(axis=0).mean() > 5  # it moves
+    with h5py.File(path) as file:
+        assert file["0/obs"].id.get_offset() % 8 == 0
+    for suffix in (".png", ".gif"):
+        assert path.with_suffix(suffix).stat().st_size > 10_000
+    assert not list(tmp_path.glob("*partial*"))
 
 
 def test_videos_of_the_splits_differ(data_folder):

@@ -1,7 +1,6 @@
 """What a rehearsal finds before the first long stage, that it leaves nothing behind, and that digits stay."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,6 @@ class Begun(Exception):
 def begin(forks, short_file, tmp_path, monkeypatch):
     """Begins a run of laom.py in this process, which raises Begun where nothing is found before."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "stdout", sys.stdout)  # a run wraps them
-    monkeypatch.setattr(sys, "stderr", sys.stderr)
     monkeypatch.setattr(laom, "pick_rendering_backend", lambda: None)  # conftest.py has done it
 
     def refuse(*args):
