@@ -116,7 +116,7 @@ def test_bad_numbers_get_one_line_that_names_them(script):
     assert {"--frame-stack", "--seed", "--eval.reference-return", "--bc.learning-rate"} <= fields.keys()
     for flag, (holder, name, kind) in fields.items():
         own = getattr(holder, name)
-        for value in (-1, 0) if kind is int else (-0.5, 0, math.inf, math.nan):
+        for value in (-1, 0, 2**63) if kind is int else (-0.5, 0, math.inf, math.nan):
             if value == 0 and name in MAY_BE_ZERO:
                 continue
             setattr(holder, name, (2, value) if isinstance(own, tuple) else value)
@@ -132,7 +132,7 @@ def test_bad_numbers_get_one_line_that_names_them(script):
 )
 def test_bad_numbers_are_refused_before_anything_is_made(flags, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=f"^error: {flags}(.0)?: too small, or not finite$"):
+    with pytest.raises(SystemExit, match=f"^error: {flags}(.0)?: too small, too large, or not finite$"):
         module("laom.py").parse_args(["demo", *flags.split()])
     assert not list(tmp_path.iterdir())
 

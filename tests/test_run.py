@@ -24,6 +24,7 @@ STAGES = {  # in their order; {} stands for each budget
     "variants/lapo_vq.py": ["lam", "actor", "decoder_{}", "eval_{}"],
 }
 PROBES = {"action_probe_mse", "obs_action_probe_mse", "state_probe_mse"}
+PROBES |= {"action_probe_mse_over_var", "obs_action_probe_mse_over_var"}
 LOGGED = {  # by the first stage, beside loss and learning rate
     "lapo.py": PROBES,
     "laom.py": PROBES | {"embedding_variance"},
@@ -83,7 +84,7 @@ def check_measures(script: str, measures: dict):
     expected = {"evaluation"} | ({"effective_rank"} if script not in ("idm.py", "bc.py") else set())
     for kind, videos in kinds:
         expected |= {f"{kind}_mse/{videos}", f"{kind}_mse_over_var/{videos}"}
-        assert 0 < measures[f"{kind}_mse_over_var/{videos}"] < 100
+        assert 0 < measures[f"{kind}_mse_over_var/{videos}"] < 1000  # of so few transitions
     for videos in VIDEOS:
         for name in ("returns", "return_mean", "return_std", "normalized_score"):
             expected.add(f"{name}/{videos}")
