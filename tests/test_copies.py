@@ -67,6 +67,10 @@ REASONS: dict[str, dict[str, str]] = {
         "idm.py": "labels are the IDM's actions",
         "bc.py": "labels are true actions",
     },
+    "act": {
+        "idm.py": "the actor's answers are actions",
+        "bc.py": "the actor's answers are actions",
+    },
     "held_out_probe": {
         "laom_supervised.py": "also the action head",
     },
