@@ -1007,8 +1007,6 @@ def perspective(inwards):
 
 OWN_ARGS = SCRIPT.with_name("args.json")  # beside a run's own copy of the script
 BAR_SECONDS = 0.1 if sys.stderr.isatty() else 10  # between two updates of a progress bar
-
-
 NOT_COUNTED = {"data", "labeled_data", "eval_data", "num_labeled_trajectories", "runs", "rehearsal", "eval"}
 NOT_COUNTED |= {"checkpoint_minutes", "device", "data_device", "compile", "log_interval", "track"}
 
@@ -1107,6 +1105,8 @@ class Run:
         self.save("identity.json", json.dumps(names))
         self.save("args.json", json.dumps(asdict(args), indent=2))
         self.save(SCRIPT.name, SCRIPT.read_bytes())
+        if self.tracker:
+            self.tracker.save(f"{folder}/{SCRIPT.name}", folder)
         if not os.path.exists(f"{folder}/checkpoint.pt"):
             self.save_checkpoint({"stage": None})
         print(f"run folder: {folder} ({args.precision})")
@@ -1307,7 +1307,7 @@ def rehearse(args, datasets, environments):
     for dataset in datasets:
         dataset.max_transitions = max(all_batch_sizes(args))
     budgets = args.num_labeled_trajectories if datasets[1].has_actions else ()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # a GPU's is seeded by each stage
         run_stages(args, *datasets, environments, Rehearsal({*budgets[:1], *budgets[-1:]}))
     if HAS_GPU:
         torch.cuda.empty_cache()
@@ -1333,7 +1333,6 @@ def start_tracking(args, folder, identifier, data):
         print(f"warning: --track: {error}; the run goes on without it", file=sys.stderr)
         return None
     tracker.define_metric("*", step_metric="step")
-    tracker.save(f"{SCRIPT}", SCRIPT.parent)
     return tracker
 
 
