@@ -14,11 +14,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 METHODS = ("lapo.py", "laom.py", "laom_supervised.py", "idm.py", "bc.py")
 MAX_CHANGED = {  # code tokens on changed lines
-    ("lapo.py", "laom.py"): 1_945,
+    ("lapo.py", "laom.py"): 1_900,
     ("laom.py", "laom_supervised.py"): 800,
-    ("laom_supervised.py", "idm.py"): 3_810,
-    ("idm.py", "bc.py"): 2_360,
+    ("laom_supervised.py", "idm.py"): 4_400,
+    ("idm.py", "bc.py"): 2_700,
 }
+METHOD_ENDS = 560  # lines
 ALL = sorted(
     str(path.relative_to(ROOT))
     for pattern in ("*.py", "examples/*.py", "experts/*.py", "variants/*.py")
@@ -76,12 +77,12 @@ def test_measures(script):
     tokens = code_tokens(source)
     wide = [number for number, line in enumerate(lines, 1) if len(line) > 110]
     assert not wide, f"over 110 columns: lines {wide}"
-    assert len(tokens) / len(set(tokens)) <= 10.65
+    assert len(tokens) / len(set(tokens)) <= 10.6
 
 
 @pytest.mark.parametrize("script", METHODS)
 def test_the_method_comes_first(script):
-    """Networks and stages end, and the held-out probe begins, before line 490."""
+    """Networks and stages end, and the held-out probe begins, before this line."""
     sections = {name: read(script)[: match.start()].count("\n") + 1 for match, name in headings(script)}
     order = list(sections)
     assert order[0] == "Arguments" and order[1] == "Networks" and order[-2:] == ["Evaluation", "Main"]
@@ -93,7 +94,7 @@ def test_the_method_comes_first(script):
         assert stages and all(name.startswith("Stage ") for name in stages)
     rest = ["Schedule and batches", "Data", "Augmentation", "Run keeping", "Environment", "Evaluation"]
     assert order[order.index(probe) + 1 :] == [name for name in (*rest, "Main") if name in order]
-    assert sections[probe] < 490
+    assert sections[probe] < METHOD_ENDS
 
 
 def headings(script: str):

@@ -101,8 +101,8 @@ def bug_in_the_evaluation(monkeypatch):
 
 def bug_in_the_policy(monkeypatch):
     """Its actions have another size."""
-    mlp = laom.MLP
-    monkeypatch.setattr(laom, "MLP", lambda size, widths: mlp(size, [*widths[:-1], 3]))
+    decoder = laom.Decoder
+    monkeypatch.setattr(laom, "Decoder", lambda cfg, size, num_actions: decoder(cfg, size, 3))
 
 
 def wrong_size_of_z(monkeypatch):

@@ -117,7 +117,7 @@ def test_its_table_has_its_results(script, finished):
 
 def test_as_its_user_runs_it(short_file, tmp_path):
     """It rehearses, SIGTERM stops it, its own copy goes on; workers are spawned; nothing warns."""
-    argv = command("laom_supervised.py", short_file, eval__num_workers=2)
+    argv = command("laom_supervised.py", short_file)
     runs = tmp_path / "runs"
     process = start(ROOT / "laom_supervised.py", *argv, "--rehearsal", "--runs", runs, stdout=subprocess.PIPE)
     wait_for(process, lambda: any("step" in path.read_text() for path in runs.glob("*/metrics.jsonl")))
