@@ -42,7 +42,7 @@ import traceback
 import warnings
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import lru_cache, partial
-from math import atan2, cos, hypot, inf, isfinite, nan, pi, sin
+from math import atan2, cos, hypot, isfinite, nan, pi, sin
 from pathlib import Path
 from typing import Literal
 
@@ -398,7 +398,7 @@ def fit_ridge(z, target, penalties=PENALTIES):
     """
     z_mean = z.mean(0)
     z_scale = z.std(0)
-    z_scale = z_scale.where(z_scale > 1e-6 * z_mean.abs(), inf)  # of a constant nothing is learned
+    z_scale = z_scale.where(z_scale > 1e-6 * z_mean.abs(), torch.inf)  # of a constant nothing is learned
     target_mean = target.mean(0)
     x, x_chooses = ((z - z_mean) / z_scale).double().tensor_split([4 * len(z) // 5])
     y, y_chooses = (target - target_mean).double().tensor_split([4 * len(z) // 5])
