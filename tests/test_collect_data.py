@@ -1,4 +1,4 @@
-"""collect_data.py: its files, restarts and shards, trajectories rendered again, videos, pictures, backgrounds."""
+"""collect_data.py: its files, restarts, shards, trajectories rendered again, videos, pictures, backgrounds."""
 
 import concurrent.futures
 import errno

@@ -1,4 +1,4 @@
-"""experts/sac.py and experts/ppo.py: what training writes, how it continues, that PPO learns, shipped experts."""
+"""experts/sac.py and experts/ppo.py: what training writes, how it continues, PPO learns, shipped experts."""
 
 import json
 import os
