@@ -532,7 +532,7 @@ def units_of(task, actions):
 def keep_units(network, mean, scale):
     """Keeps the units of a network's answers among its weights."""
     network.register_buffer("mean", mean)
-    network.register_buffer("scale", scale)
+    network.register_buffer("scale", scale.clone())  # perhaps one number, expanded, which cannot be loaded
 
 
 def in_units(network, answer):
