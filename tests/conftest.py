@@ -314,9 +314,9 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 def read_results(folder: Path) -> dict:
-    """results.json without what depends on the clock."""
+    """results.json without what depends on when and from where it ran."""
     results = json.loads((folder / "results.json").read_text())
-    for name in ("hours", "core_hours", "date"):
+    for name in ("hours", "core_hours", "date", "commit"):
         del results[name]
     return results
 

@@ -36,7 +36,7 @@ MEASURES = {  # of which a budget has the error, and the error over the variance
     "idm.py": ["idm"],
     "bc.py": [],
 }
-ABOUT = {"script", "task", "difficulty", "seed", "precision", "world", "budgets", "commit", "versions"}
+ABOUT = {"script", "task", "difficulty", "seed", "precision", "world", "budgets", "versions"}
 ABOUT |= {"dataset_return", "random_return", "reference_return", "cpu", "cores", "gpu", "ranks"}
 VIDEOS = ("seen_videos", "unseen_videos")
 
