@@ -272,7 +272,7 @@ def test_a_run_plays_in_a_gymnasium_environment(tracked):
         ("nowhere:Mine-v0", "nowhere"),
     ],
 )
-def test_an_environment_that_does_not_fit(env_id, message, pendulum, tmp_path, monkeypatch):
+def test_an_environment_that_does_not_fit(env_id, message, pendulum, forks, tmp_path, monkeypatch):
     if message == "pygame" and importlib.util.find_spec("pygame"):
         pytest.skip("this machine has pygame")
     monkeypatch.chdir(tmp_path)
