@@ -1,17 +1,15 @@
-"""The runs of a scale and what is computed from them: scores, means, intervals, verdicts on the paper.
+"""What is computed from a table of runs: scores, means, intervals, verdicts on the paper.
 
 For figures: means are over tasks, of means over seeds. 95% intervals are bootstrapped: seeds are drawn again,
 and for returns the episodes of each; with three seeds they are too narrow, with one they say nothing about
 seeds, and the error of the normaliser is not in them.
 
-For the paper's claims: a ratio for each task and seed that both sides have, and a t interval of their
-logarithms. Which measure predicts the return: rank correlations over the runs of each task. Used by
-figures.py, page.py and plot.py.
+For comparisons, the paper's claims among them: a ratio for each task and seed that both sides have, and a t
+interval of their logarithms. Which measure predicts the return: rank correlations over the runs of each task.
+Used by table.py, figures.py and plot.py.
 """
 
 import copy
-import glob
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import nan
@@ -19,13 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import run as benchmark
 import scipy.stats
-import table
-from run import ALL_TASKS, CLEAN, DISTRACTORS, ROOT, SCALES, Figure
+from commands import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, Figure, Scale, list_figures
+from tidy import Row, read_json, read_rows
 
-# What a run says of some quantity: task → seed → values, such as the returns of its episodes.
+# Values of some quantity: task → seed → values, such as the returns of its episodes.
 Sample = dict[str, dict[int, np.ndarray]]
+Values = dict[tuple[str, int], float]  # (task, seed) → a number
 
 # Return of the paper's BC on all labels, with and without distractors (Table 3)
 PAPER_BC = {
@@ -49,13 +47,13 @@ class Measure:
     better: Literal["low", "high"]
 
 
-MEASURES = {  # columns of table.py's records; of UNEXPLAINED, which are R², 1 - R²
+MEASURES = {  # of the table; of UNEXPLAINED, which are R², 1 - R²
     "action_probe": Measure("probe error", "low"),
     "perturbation_r2": Measure("unexplained share of the perturbation", "low"),
     "plan_r2": Measure("unexplained share of the expert's action", "low"),
     "labelled_error": Measure("error of what labels taught", "low"),
     "policy_error/unseen_videos": Measure("error of the policy's action", "low"),
-    "distractor_share": Measure("share of Var(z) that the distractors change", "low"),
+    "distractor_share/no_distractors": Measure("share of Var(z) that the distractors change", "low"),
     "copy_loss_ratio": Measure("FDM's error / predicting no change", "low"),
     "blind_loss_ratio": Measure("FDM's error with z(obs, obs) / own z", "high"),
     "shuffled_loss_ratio": Measure("FDM's error with other z / own z", "high"),
@@ -63,191 +61,72 @@ MEASURES = {  # columns of table.py's records; of UNEXPLAINED, which are R², 1 
     "return_mean": Measure("score", "high"),
 }
 UNEXPLAINED = ("perturbation_r2", "plan_r2")
+DEAD = 0.95  # of the variance of z: an actor with this loss has cloned nothing but the mean
 
-# ---- Runs -------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Run:
-    folder: Path
-    args: dict
-    results: dict
-    names: set[str]  # of benchmark/run.py's runs that it is
-
-    @property
-    def task(self) -> str:
-        return self.results["task"]
-
-    @property
-    def difficulty(self) -> str:
-        return self.results.get("difficulty")
-
-    @property
-    def seed(self) -> int:
-        return self.results["seed"]
-
-    @property
-    def budgets(self) -> list[int]:
-        """The numbers of labelled trajectories that it has finished."""
-        return sorted(int(number) for number in self.results["budgets"] if number != "all")
-
-    def measures(self, budget: int | None = None) -> dict:
-        """What stage 1 has learned, with this label budget or with the most."""
-        if budget is None:
-            budget = max(self.budgets, default=0)
-        return table.read_measures(self.folder, self.results, str(budget))
-
-    def number(self, name: str, videos: str, budget: int | None = None) -> float | None:
-        """A column of table.py's records, with this label budget or with the most; None if not measured."""
-        if budget is None:
-            budget = max(self.budgets, default=0)
-        record = table.record(self.folder, self.results, str(budget))
-        return record.get(f"{name}/{videos}", record.get(name))
-
-    def played(self, budget: int | str, videos: str) -> dict:
-        """The evaluation: returns, return_mean, …; empty if there was none."""
-        return self.results["budgets"].get(str(budget), {}).get(videos, {})
-
-    def online(self, metric: str, budget: int | None = None) -> float | None:
-        """The mean of the last five values that training has logged, each of one batch.
-
-        Of the stage of this label budget, or of the most, where each budget has a stage of its own.
-        """
-        if budget is None:
-            budget = max(self.budgets, default=0)
-        stage = metric.split("/")[0]
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return None
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        records = [record for record in records if record["stage"] in (stage, f"{stage}_{budget}")]
-        values = [record[metric] for record in records if metric in record]
-        return float(np.mean(values[-5:])) if values else None
-
-    def actor_is_dead(self, budget: int) -> bool:
-        """Whether the actor answers all observations alike: of z it has cloned nothing but the mean."""
-        return "lam" in self.args and (self.online("bc/loss", budget) or 0) > 0.95  # of the variance of z
-
-    def wall_clock(self) -> dict:
-        """Seconds of each session, machine and date, where benchmark/run.py has noted them."""
-        return read_wall_clock(self.folder)
+# ---- Runs --------------------------------------------------------------------------------------------------
 
 
-def load_run(folder: Path, scale: benchmark.Scale) -> Run:
-    try:
-        args = json.loads((folder / "args.json").read_text())
-        results = json.loads((folder / "results.json").read_text())
-        identity = benchmark.identity(results["script"], args)
-    except (OSError, ValueError, KeyError) as error:
-        raise SystemExit(f"error: {folder} is no finished run: {error}")
-    names = set()
-    for name, wanted in identities(scale, results["task"]).items():
-        if not benchmark.differences(identity, wanted):
-            names.add(name)
-    return Run(folder, args, results, names)
+class Table:
+    """The rows of finished runs, one run for each name, task, difficulty and seed; what figures ask of them.
 
-
-def identities(scale: benchmark.Scale, task: str) -> dict[str, dict]:
-    """The identity of every name of the scale; those on what is none of ours are as on its first task."""
-    return benchmark.identities(scale, task if task in ALL_TASKS else scale.tasks[0])
-
-
-def read_wall_clock(folder: Path) -> dict:
-    path = folder / "wall_clock.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def date_of(folder: Path) -> str:
-    """The time in the name of a run's folder, which sorts as text; empty if there is none."""
-    return folder.name.rpartition("__")[2] if "__" in folder.name else ""
-
-
-class Benchmark:
-    """The runs of a scale: one for each experiment, task, difficulty and seed.
-
-    Of several it is the one with the most label budgets, of these the newest. Variants are those of which
-    benchmark/run.py has noted what they are like, if their scripts are still where they were.
+    Of several runs it is the one with the most label budgets, of these the newest.
     """
 
-    def __init__(self, scale_name: str, patterns: tuple[str, ...], videos: str):
-        self.scale_name = scale_name
-        self.videos = videos
-        own_runs = str(ROOT / "runs" / "benchmark" / scale_name / "*" / "*")
-        committed = str(ROOT / "benchmark" / "results" / scale_name / "*" / "*" / "*")
-        folders = []
-        for pattern in patterns or (own_runs, committed):
-            folders += map(Path, sorted(glob.glob(pattern)))
-        folders = [folder for folder in folders if (folder / "results.json").exists()]
-        if patterns and not folders:
-            raise SystemExit(f"error: no results.json in {', '.join(patterns)}")
+    def __init__(self, folders: list[Path], scale: Scale, known: list[str]):
+        self.scale = scale
+        self.aliases = dict(zip(("laom_no_aug", "laom_aug"), scale.laom_steps))
+        runs = {}
+        for folder in sorted(folders, key=age_of, reverse=True):
+            rows = list(read_rows(folder, known))
+            if rows:
+                runs.setdefault(rows[0][:4], rows)
+        self.rows = sorted([row for rows in runs.values() for row in rows], key=task_and_seed)
+        self.index = index_rows(self.rows)
+        self.budgets = sorted({int(row.budget) for row in self.rows if row.budget.isdecimal()})
+        self.most_labels = max(self.shared_budgets(), default=max(scale.budgets))
 
-        self.scale = SCALES[scale_name]
-        for folder in folders:
-            note = read_wall_clock(folder)
-            if "like" in note and (ROOT / note["script"]).exists():
-                self.scale = benchmark.with_variant(self.scale, note["script"], note["like"])
-        runs = [load_run(folder, self.scale) for folder in folders]
-        runs.sort(key=lambda run: date_of(run.folder), reverse=True)
-        runs.sort(key=lambda run: len(run.results["budgets"]), reverse=True)
-        self.runs = {}
-        for run in runs:
-            problem = self.why_not(run)
-            if problem:
-                print(f"{run.folder} {problem}")
-            else:
-                self.runs.setdefault((min(run.names), run.task, run.difficulty, run.seed), run)
+    def shared_budgets(self) -> set[int]:
+        """The label budgets that all methods have that have run."""
+        budgets = {}
+        for row in self.rows:
+            if row.run in METHODS and row.budget.isdecimal():
+                budgets.setdefault(row.run, set()).add(int(row.budget))
+        return set.intersection(*budgets.values()) if budgets else set()
 
-    def why_not(self, run: Run) -> str | None:
-        """Why a run does not belong to the scale, if it does not."""
-        if run.task not in ALL_TASKS:
-            return f"is no run of the {self.scale_name} scale: {run.task} is none of its tasks"
-        if not set(map(str, run.args["num_labeled_trajectories"])) <= set(run.results["budgets"]):
-            return "has not finished"
-        if run.names:
-            return None
-        identity = benchmark.identity(run.results["script"], run.args)
-        known = identities(self.scale, run.task).values()
-        of_script = [wanted for wanted in known if wanted["script"] == identity["script"]]
-        if not of_script:
-            return f"is shown once benchmark/run.py has run {identity['script']} with --script and --like"
-        distances = [benchmark.differences(identity, wanted) for wanted in of_script]
-        return f"is no run of the {self.scale_name} scale: {', '.join(min(distances, key=len))}"
-
-    def narrowed(self, condition: Callable[[Run], bool]) -> "Benchmark":
-        """The same with the runs that fulfil a condition."""
+    def narrowed(self, condition: Callable[[Row], bool]) -> "Table":
+        """The same with the rows that fulfil a condition."""
         result = copy.copy(self)
-        result.runs = {key: run for key, run in self.runs.items() if condition(run)}
+        result.rows = [row for row in self.rows if condition(row)]
+        result.index = index_rows(result.rows)
         return result
 
-    def only(self, figure: Figure) -> "Benchmark":
+    def only(self, figure: Figure) -> "Table":
         """The runs that the figure compares, on its task, or on those on which every method has run.
 
         With a panel for each task, on all of them. Of a task, only the seeds with which all methods have run,
         except those of which one seed will do.
         """
         keys = [key for key in figure.runs if self.find(*key)]
-        tasks_of_keys = [{run.task for run in self.find(*key)} for key in keys]
+        tasks_of_keys = [{task for task, _ in self.find(*key)} for key in keys]
         tasks = set()
         if keys:
             tasks = set.union(*tasks_of_keys) if figure.per_task else set.intersection(*tasks_of_keys)
         if figure.task in tasks:
             tasks = {figure.task}
         seeds = {}
+        narrowing = [key for key in keys if key[0] not in figure.once] or keys
         for task in tasks:
-            narrowing = [key for key in keys if key[0] not in figure.once] or keys
-            seeds_of_keys = [{run.seed for run in self.find(*key, task)} for key in narrowing]
+            seeds_of_keys = [{seed for other, seed in self.find(*key) if other == task} for key in narrowing]
             seeds[task] = set.intersection(*filter(None, seeds_of_keys))
         difficulties = {difficulty for _, difficulty in keys}
         return self.narrowed(
-            lambda run: run.seed in seeds.get(run.task, ()) and run.difficulty in difficulties
+            lambda row: row.seed in seeds.get(row.task, ()) and row.difficulty in difficulties
         )
 
-    def find(self, name: str, difficulty: str = DISTRACTORS, task: str | None = None) -> list[Run]:
-        """The runs of a name, by task and seed."""
-        runs = [run for run in self.runs.values() if name in run.names and run.difficulty == difficulty]
-        if task:
-            runs = [run for run in runs if run.task == task]
-        return sorted(runs, key=lambda run: (ALL_TASKS.index(run.task), run.seed))
+    def find(self, name: str, difficulty: str = DISTRACTORS) -> dict[tuple[str, int], Path]:
+        """(task, seed) → folder of the runs of a name."""
+        rows = self.index.get((self.aliases.get(name, name), difficulty), {})
+        return {(row.task, row.seed): row.folder for of_measure in rows.values() for row in of_measure}
 
     def missing(self, figure: Figure) -> str:
         """The runs that the figure lacks, in words; a variant may be lacking."""
@@ -257,67 +136,94 @@ class Benchmark:
                 lacking.append(f"{name} without distractors" if difficulty == CLEAN else name)
         return ", ".join(lacking)
 
+    def get(
+        self, name: str, difficulty: str, measure: str, videos: str = "", budget: int | str | None = None
+    ) -> Values:
+        """(task, seed) → value of a measure, with this label budget, or with the most of each run."""
+        measure, _, own_videos = measure.partition("/")
+        rows = self.index.get((self.aliases.get(name, name), difficulty), {}).get(measure, ())
+        found = {}
+        for row in rows:
+            key = (row.task, row.seed)
+            is_wanted = row.videos in (own_videos or videos, "") and str(budget or row.budget) == row.budget
+            if is_wanted and (key not in found or labels_of(row) > labels_of(found[key])):
+                found[key] = row
+        return {key: row.value for key, row in found.items()}
+
+    def sample(
+        self, name: str, difficulty: str, measure: str, videos: str = "", budget: int | None = None
+    ) -> Sample:
+        return sample_of(self.get(name, difficulty, measure, videos, budget))
+
+    def scores(self, name: str, difficulty: str, budget: int, videos: str) -> Sample:
+        """Returns over the reference, one for each episode."""
+        returns = self.get(name, difficulty, "returns", videos, budget)
+        scores = {}
+        for (task, seed), values in returns.items():
+            scores[task, seed] = np.array(values) / self.reference(task, difficulty)[0]
+        return sample_of(scores)
+
     def reference(self, task: str, difficulty: str) -> tuple[float, bool]:
         """The return that is score 1, and whether it is our own or the paper's.
 
         Our own is that of BC on all labels, on seen videos, if it has run on every kind of data shown.
         """
-        shown = {run.difficulty for run in self.runs.values() if run.task == task} | {difficulty}
+        shown = {row.difficulty for row in self.rows if row.task == task} | {difficulty}
         own = {}
         for kind in shown:
-            played = [run.played("all", "seen_videos") for run in self.find("bc", kind, task)]
-            own[kind] = [evaluation["return_mean"] for evaluation in played if evaluation]
+            returns = self.get("bc", kind, "return_mean", "seen_videos", "all")
+            own[kind] = [value for (other, _), value in returns.items() if other == task]
         if all(own.values()):
             return float(np.mean(own[difficulty])), True
-        return PAPER_BC[task][difficulty if difficulty == CLEAN else DISTRACTORS], False
+        kind = difficulty if difficulty == CLEAN else DISTRACTORS
+        return PAPER_BC.get(task, {}).get(kind, 1.0), False
 
-    def scores(self, runs: list[Run], budget: int, videos: str | None = None) -> Sample:
-        """Returns over the reference, one for each episode."""
-        result = {}
-        for run in runs:
-            played = run.played(budget, videos or self.videos)
-            if played:
-                reference, _ = self.reference(run.task, run.difficulty)
-                result.setdefault(run.task, {})[run.seed] = np.array(played["returns"]) / reference
-        return result
-
-    def sample(
-        self, runs: list[Run], name: str, budget: int | None = None, videos: str | None = None
-    ) -> Sample:
-        """A column of table.py's records, with a label budget or with the most of each run."""
-        return sample_of(runs, lambda run: run.number(name, videos or self.videos, budget))
-
-    def values(self, name: str, measure: str, videos: str) -> dict[tuple[str, int], float]:
-        """(task, seed) → one of MEASURES with the scale's most_labels, of the runs of a name that have it."""
-        result = {}
-        for run in self.named(name):
-            number = run.number(measure, videos, self.scale.most_labels)
-            if number is None:
-                continue
+    def values(self, name: str, difficulty: str, measure: str, videos: str, budget: int) -> Values:
+        """One of MEASURES of each run that has it: of R² what is unexplained, of returns the score."""
+        result = self.get(name, difficulty, measure, videos, budget)
+        for (task, seed), value in result.items():
             if measure in UNEXPLAINED:
-                number = 1 - number
+                result[task, seed] = 1 - value
             if measure == "return_mean":
-                number /= self.reference(run.task, run.difficulty)[0]
-            result[run.task, run.seed] = number
+                result[task, seed] = value / self.reference(task, difficulty)[0]
         return result
 
-    def named(self, name: str) -> list[Run]:
-        """The runs of a name, which ends in __vanilla for those without distractors."""
-        difficulty = CLEAN if name.endswith(f"__{CLEAN}") else DISTRACTORS
-        return self.find(name.removesuffix(f"__{CLEAN}"), difficulty)
+
+def age_of(folder: Path) -> tuple:
+    """Sorts runs of one kind: by the number of label budgets, then by date."""
+    results = read_json(folder / "results.json")
+    return (
+        len(results.get("budgets", ())),
+        results.get("date") or "",
+        (folder / "results.json").stat().st_mtime,
+    )
 
 
-# ---- Samples ----------------------------------------------------------------------------------------------
+def task_and_seed(row: Row) -> tuple:
+    place = ALL_TASKS.index(row.task) if row.task in ALL_TASKS else len(ALL_TASKS)
+    return place, row.task, row.seed
 
 
-def sample_of(runs: list[Run], value: Callable[[Run], float | None]) -> Sample:
-    """A number of each run that has it."""
-    result = {}
-    for run in runs:
-        number = value(run)
-        if number is not None:
-            result.setdefault(run.task, {})[run.seed] = np.array([number])
-    return result
+def labels_of(row: Row) -> int:
+    return int(row.budget) if row.budget.isdecimal() else -1
+
+
+def index_rows(rows: list[Row]) -> dict:
+    """(name, difficulty) → measure → rows."""
+    index = {}
+    for row in rows:
+        index.setdefault((row.run, row.difficulty), {}).setdefault(row.measure, []).append(row)
+    return index
+
+
+# ---- Samples -----------------------------------------------------------------------------------------------
+
+
+def sample_of(values: dict) -> Sample:
+    sample = {}
+    for (task, seed), value in values.items():
+        sample.setdefault(task, {})[seed] = np.atleast_1d(value)
+    return sample
 
 
 def scaled(sample: Sample, factor: float) -> Sample:
@@ -538,30 +444,35 @@ def show(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.1e}"  # as of two pairs that disagree
 
 
-def runs_of(bench: Benchmark, claim: Claim) -> list[str]:
-    """The names that a claim compares: one, over the other, over that of two more if there are any."""
-    smallest = min(bench.scale.smaller_dims)
-    return [name.replace("_small", f"_{smallest}") for name in (claim.run, claim.other, *claim.than)]
+def runs_of(claim: Claim, scale: Scale) -> list[tuple[str, str]]:
+    """(name, difficulty) of what a claim compares: one, over the other, over that of two more if any."""
+    smallest = min(scale.smaller_dims)
+    result = []
+    for name in (claim.run, claim.other, *claim.than):
+        difficulty = CLEAN if name.endswith(f"__{CLEAN}") else DISTRACTORS
+        result.append((name.removesuffix(f"__{CLEAN}").replace("_small", f"_{smallest}"), difficulty))
+    return result
 
 
-def compare(bench: Benchmark, claim: Claim, measure: str, videos: str) -> Comparison:
-    """The claim's ratio on the tasks and seeds that all its runs have.
+def compare(table: Table, runs: list[tuple[str, str]], measure: str, videos: str, budget: int) -> Comparison:
+    """The ratio of two runs, or of two ratios, on the tasks and seeds that all of them have.
 
     Scores with distractors over scores without are left out where either is over the paper's BC, not ours.
     A return of 0 or less has no logarithm, and that of a dead actor says nothing of latent actions.
     """
-    names = runs_of(bench, claim)
-    mixes_kinds = len({name.endswith(f"__{CLEAN}") for name in names}) > 1
-    sides = [bench.values(name, measure, videos) for name in names]
+    mixes_kinds = len({difficulty for _, difficulty in runs}) > 1
+    sides = [table.values(*run, measure, videos, budget) for run in runs]
     signs = [1, -1, -1, 1][: len(sides)]
-    runs = [run for name in names for run in bench.named(name)]
-    dead = {(run.task, run.seed) for run in runs if run.actor_is_dead(bench.scale.most_labels)}
+    dead = set()
+    for run in runs:
+        losses = table.get(*run, "actor_loss", budget=budget)
+        dead |= {key for key, loss in losses.items() if loss > DEAD}
     result = Comparison({}, {})
     for key in sides[0]:
         numbers = [side.get(key) for side in sides]
         if None in numbers:
             continue
-        _, is_own = bench.reference(key[0], DISTRACTORS)
+        _, is_own = table.reference(key[0], DISTRACTORS)
         if measure == "return_mean" and mixes_kinds and not is_own:
             continue
         if measure == "return_mean" and key in dead:
@@ -583,24 +494,24 @@ def t_interval(values: list[float]) -> tuple[float, float]:
 # ---- Which measure predicts the return --------------------------------------------------------------------
 
 
-def measure_and_score(bench: Benchmark, measure: str, videos: str) -> dict[tuple, tuple[float, float]]:
+def measure_and_score(table: Table, measure: str, videos: str) -> dict[tuple, tuple[float, float]]:
     """(name, task, seed) → a measure and the score, of LAMs with distractors that have both."""
     result = {}
-    for name in benchmark.list_figures(bench.scale)["measures_and_returns"].distractors:
-        scores = bench.values(name, "return_mean", videos)
-        for key, number in bench.values(name, measure, videos).items():
+    for name in list_figures(table.scale)["measures_and_returns"].distractors:
+        scores = table.values(name, DISTRACTORS, "return_mean", videos, table.most_labels)
+        for key, number in table.values(name, DISTRACTORS, measure, videos, table.most_labels).items():
             if key in scores:
                 result[name, *key] = (number, scores[key])
     return result
 
 
-def correlations(bench: Benchmark, measure: str, videos: str) -> dict[str, tuple[float, int]]:
+def correlations(table: Table, measure: str, videos: str) -> dict[str, tuple[float, int]]:
     """Task → Spearman's rank correlation of a measure with the score over its runs, and their number.
 
     Positive where the measure says what the score says; nan of fewer than three runs or where all are equal.
     """
     of_tasks = {}
-    for (_, task, _), pair in measure_and_score(bench, measure, videos).items():
+    for (_, task, _), pair in measure_and_score(table, measure, videos).items():
         of_tasks.setdefault(task, []).append(pair)
     sign = 1 if MEASURES[measure].better == "high" else -1
     result = {}

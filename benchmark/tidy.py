@@ -1,0 +1,121 @@
+"""Finished runs as one tidy table: a row for each run, label budget, measure and kind of videos.
+
+Statistics, tables, figures and CSV files all read it. A run is a folder with args.json and results.json; what
+measure.py has written beside its weights and the end of its training curves join in. Errors are MSE / Var(a).
+Used by table.py, stats.py, plot.py and collect_results.py.
+"""
+
+import glob
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from commands import CLEAN
+
+VIDEOS = ("seen_videos", "unseen_videos")
+SHORT_NAMES = {  # in results.json → in the table
+    "action_probe_mse_over_var": "action_probe",
+    "blind_probe_mse_over_var": "blind_probe",
+    "action_head_mse_over_var": "labelled_error",  # of what was trained on labels: of a LAM, an IDM
+    "idm_mse_over_var": "labelled_error",
+}
+OF_THE_POLICY = ("action_mse", "policy_error", "return", "normalized_score")
+ONLINE = {  # what training logs of each batch: stage, metric → in the table, the mean of its last five values
+    ("lam", "action_probe_mse"): "online_action_probe_mse",
+    ("lam", "obs_action_probe_mse"): "online_obs_action_probe_mse",
+    ("actor", "loss"): "actor_loss",  # of z: over its variance
+}
+
+
+class Row(NamedTuple):
+    run: str  # its name in the benchmark, or its script's
+    task: str
+    difficulty: str | None
+    seed: int
+    budget: str  # labelled trajectories: a number or all; empty where it is of the whole run
+    measure: str
+    videos: str  # seen_videos, unseen_videos, no_distractors, environment, or empty
+    value: float | list  # list: the returns of the episodes
+    folder: Path
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {path} is not whole: {error}")
+
+
+def read_results(folder: Path) -> dict:
+    """results.json, and in each budget what measure.py and metrics.jsonl add."""
+    results = read_json(folder / "results.json")
+    for name in ("script", "task", "seed", "budgets"):
+        if name not in results:
+            raise SystemExit(f"error: {folder}/results.json is not whole: it has no {name}")
+    for budget, measures in results["budgets"].items():
+        added = read_online(folder, budget)
+        for name in ("lam", f"lam_{budget}", f"idm_{budget}"):
+            if (folder / f"{name}.json").exists():
+                added |= read_json(folder / f"{name}.json")
+        results["budgets"][budget] = added | measures
+    return results
+
+
+def read_online(folder: Path, budget: str) -> dict[str, float]:
+    """The end of the training curves of stages for all budgets or for this one."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = [json.loads(line) for line in lines]
+    result = {}
+    for (kind, metric), name in ONLINE.items():
+        values = []
+        for stage in (kind, f"{kind}_{budget}"):
+            values += [record[f"{stage}/{metric}"] for record in records if f"{stage}/{metric}" in record]
+        if values:
+            result[name] = float(np.mean(values[-5:]))
+    return result
+
+
+def run_name(folder: Path, script: str, known: Iterable[str] = ()) -> str:
+    """<name> of <name>/seed<n>, of <known name>/<run>, else the script's.
+
+    __vanilla at the end does not belong to it.
+    """
+    folder = folder.resolve()
+    parent = folder.parent.name.removesuffix(f"__{CLEAN}")
+    if folder.name.startswith("seed") or parent in known:
+        return parent
+    return Path(script).stem
+
+
+def read_rows(folder: Path, known: Iterable[str] = ()) -> Iterator[Row]:
+    """The rows of a run."""
+    args, results = read_json(folder / "args.json"), read_results(folder)
+    name = run_name(folder, results["script"], known)
+    about = (name, results["task"], results.get("difficulty"), results["seed"])
+    for measure in ("hours", "core_hours", "dataset_return", "random_return", "reference_return"):
+        if results.get(measure) is not None:
+            yield Row(*about, "", measure, "", results[measure], folder)
+    if "lam" in args:
+        yield Row(*about, "", "latent_action_dim", "", args["lam"]["latent_action_dim"], folder)
+
+    has_policy = args["bc"]["num_epochs"] != 0
+    for budget, measures in results["budgets"].items():
+        for key, value in measures.items():
+            if key == "action_mse_over_var":  # the policy's, on the evaluation file
+                key = "policy_error/unseen_videos"
+            measure, _, videos = key.partition("/")
+            measure = SHORT_NAMES.get(measure, measure)
+            is_number = isinstance(value, int | float | list)
+            if is_number and (has_policy or not measure.startswith(OF_THE_POLICY)):
+                yield Row(*about, budget, measure, videos, value, folder)
+
+
+def find_folders(patterns: Iterable[str | Path]) -> list[Path]:
+    """Folders with results.json, by paths or patterns."""
+    folders = []
+    for pattern in map(str, patterns):
+        folders += [Path(pattern)] if Path(pattern).exists() else map(Path, sorted(glob.glob(pattern)))
+    return [folder for folder in dict.fromkeys(folders) if (folder / "results.json").exists()]
