@@ -10,7 +10,7 @@ Used by table.py, figures.py and plot.py.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
@@ -69,11 +69,14 @@ DEAD = 0.95  # of the variance of z: an actor with this loss has cloned nothing 
 class Table:
     """The rows of finished runs, one run for each name, task, difficulty and seed; what figures ask of them.
 
-    Of several runs it is the one with the most label budgets, of these the newest.
+    Of several runs it is the one with the most label budgets, of these the newest. known: what folders above
+    runs are called that give them their names.
     """
 
-    def __init__(self, folders: list[Path], scale: Scale, known: list[str]):
+    def __init__(self, folders: list[Path], scale_name: str, scale: Scale, known: Iterable[str], videos: str):
+        self.scale_name = scale_name
         self.scale = scale
+        self.videos = videos  # of which kind measures are where nothing else is said
         self.aliases = dict(zip(("laom_no_aug", "laom_aug"), scale.laom_steps))
         runs = {}
         for folder in sorted(folders, key=age_of, reverse=True):
@@ -123,9 +126,13 @@ class Table:
             lambda row: row.seed in seeds.get(row.task, ()) and row.difficulty in difficulties
         )
 
+    def named(self, name: str, difficulty: str) -> dict[str, list[Row]]:
+        """Measure → rows of the runs of a name."""
+        return self.index.get((name, difficulty)) or self.index.get((self.aliases.get(name), difficulty), {})
+
     def find(self, name: str, difficulty: str = DISTRACTORS) -> dict[tuple[str, int], Path]:
         """(task, seed) → folder of the runs of a name."""
-        rows = self.index.get((self.aliases.get(name, name), difficulty), {})
+        rows = self.named(name, difficulty)
         return {(row.task, row.seed): row.folder for of_measure in rows.values() for row in of_measure}
 
     def missing(self, figure: Figure) -> str:
@@ -141,23 +148,24 @@ class Table:
     ) -> Values:
         """(task, seed) → value of a measure, with this label budget, or with the most of each run."""
         measure, _, own_videos = measure.partition("/")
-        rows = self.index.get((self.aliases.get(name, name), difficulty), {}).get(measure, ())
+        rows = self.named(name, difficulty).get(measure, ())
         found = {}
         for row in rows:
             key = (row.task, row.seed)
-            is_wanted = row.videos in (own_videos or videos, "") and str(budget or row.budget) == row.budget
-            if is_wanted and (key not in found or labels_of(row) > labels_of(found[key])):
+            if row.videos not in (own_videos or videos, ""):
+                continue
+            if budget is not None and row.budget not in (str(budget), ""):
+                continue
+            if key not in found or labels_of(row) > labels_of(found[key]):
                 found[key] = row
         return {key: row.value for key, row in found.items()}
 
-    def sample(
-        self, name: str, difficulty: str, measure: str, videos: str = "", budget: int | None = None
-    ) -> Sample:
-        return sample_of(self.get(name, difficulty, measure, videos, budget))
+    def sample(self, name: str, difficulty: str, measure: str, budget: int | None = None) -> Sample:
+        return sample_of(self.get(name, difficulty, measure, self.videos, budget))
 
-    def scores(self, name: str, difficulty: str, budget: int, videos: str) -> Sample:
+    def scores(self, name: str, difficulty: str, budget: int) -> Sample:
         """Returns over the reference, one for each episode."""
-        returns = self.get(name, difficulty, "returns", videos, budget)
+        returns = self.get(name, difficulty, "returns", self.videos, budget)
         scores = {}
         for (task, seed), values in returns.items():
             scores[task, seed] = np.array(values) / self.reference(task, difficulty)[0]

@@ -21,6 +21,7 @@ SHORT_NAMES = {  # in results.json → in the table
     "action_head_mse_over_var": "labelled_error",  # of what was trained on labels: of a LAM, an IDM
     "idm_mse_over_var": "labelled_error",
 }
+LEARNED_FROM_LABELS = ("action_head", "idm")
 OF_THE_POLICY = ("action_mse", "policy_error", "return", "normalized_score")
 ONLINE = {  # what training logs of each batch: stage, metric → in the table, the mean of its last five values
     ("lam", "action_probe_mse"): "online_action_probe_mse",
@@ -34,7 +35,7 @@ class Row(NamedTuple):
     task: str
     difficulty: str | None
     seed: int
-    budget: str  # labelled trajectories: a number or all; empty where it is of the whole run
+    budget: str  # labelled trajectories: a number or all; empty where a number is of the whole run
     measure: str
     videos: str  # seen_videos, unseen_videos, no_distractors, environment, or empty
     value: float | list  # list: the returns of the episodes
@@ -48,14 +49,14 @@ def read_json(path: Path) -> dict:
         raise SystemExit(f"error: {path} is not whole: {error}")
 
 
-def read_results(folder: Path) -> dict:
-    """results.json, and in each budget what measure.py and metrics.jsonl add."""
+def read_results(folder: Path, args: dict) -> dict:
+    """results.json, and in each budget what measure.py and, of a LAM, metrics.jsonl add."""
     results = read_json(folder / "results.json")
     for name in ("script", "task", "seed", "budgets"):
         if name not in results:
             raise SystemExit(f"error: {folder}/results.json is not whole: it has no {name}")
     for budget, measures in results["budgets"].items():
-        added = read_online(folder, budget)
+        added = read_online(folder, budget) if "lam" in args else {}
         for name in ("lam", f"lam_{budget}", f"idm_{budget}"):
             if (folder / f"{name}.json").exists():
                 added |= read_json(folder / f"{name}.json")
@@ -92,7 +93,8 @@ def run_name(folder: Path, script: str, known: Iterable[str] = ()) -> str:
 
 def read_rows(folder: Path, known: Iterable[str] = ()) -> Iterator[Row]:
     """The rows of a run."""
-    args, results = read_json(folder / "args.json"), read_results(folder)
+    args = read_json(folder / "args.json")
+    results = read_results(folder, args)
     name = run_name(folder, results["script"], known)
     about = (name, results["task"], results.get("difficulty"), results["seed"])
     for measure in ("hours", "core_hours", "dataset_return", "random_return", "reference_return"):
@@ -103,6 +105,8 @@ def read_rows(folder: Path, known: Iterable[str] = ()) -> Iterator[Row]:
 
     has_policy = args["bc"]["num_epochs"] != 0
     for budget, measures in results["budgets"].items():
+        # latent actions alone, learned without labels, are the same for all budgets
+        has_budget = has_policy or any(key.startswith(LEARNED_FROM_LABELS) for key in measures)
         for key, value in measures.items():
             if key == "action_mse_over_var":  # the policy's, on the evaluation file
                 key = "policy_error/unseen_videos"
@@ -110,7 +114,9 @@ def read_rows(folder: Path, known: Iterable[str] = ()) -> Iterator[Row]:
             measure = SHORT_NAMES.get(measure, measure)
             is_number = isinstance(value, int | float | list)
             if is_number and (has_policy or not measure.startswith(OF_THE_POLICY)):
-                yield Row(*about, budget, measure, videos, value, folder)
+                yield Row(*about, budget if has_budget else "", measure, videos, value, folder)
+        if not has_budget:
+            return
 
 
 def find_folders(patterns: Iterable[str | Path]) -> list[Path]:
