@@ -45,7 +45,7 @@ from commands import (
 from figures import DRAW, label_of, plt
 from stats import CLAIMS, MEASURES, PAPER_BC, Claim, Table, compare, correlations, runs_of
 from table import join, number, print_rows
-from tidy import VIDEOS, find_folders, read_json
+from tidy import VIDEOS, find_folders, is_finished, read_json
 
 Rows = list[list[str]]  # the first one is the header
 
@@ -248,15 +248,6 @@ def load_table(args: Args) -> Table:
     for variant, method in variants.items():
         describe_variant(table, variant, method)
     return table.narrowed(lambda row: row.task in ALL_TASKS)
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether it has all of its label budgets."""
-    wanted = map(str, read_json(folder / "args.json")["num_labeled_trajectories"])
-    finished = set(wanted) <= set(read_json(folder / "results.json")["budgets"])
-    if not finished:
-        print(f"{folder} has not finished")
-    return finished
 
 
 def describe_variant(table: Table, variant: str, method: str):

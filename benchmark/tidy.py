@@ -125,3 +125,12 @@ def find_folders(patterns: Iterable[str | Path]) -> list[Path]:
     for pattern in map(str, patterns):
         folders += [Path(pattern)] if Path(pattern).exists() else map(Path, sorted(glob.glob(pattern)))
     return [folder for folder in dict.fromkeys(folders) if (folder / "results.json").exists()]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether it has all of its label budgets."""
+    wanted = map(str, read_json(folder / "args.json")["num_labeled_trajectories"])
+    finished = set(wanted) <= set(read_json(folder / "results.json")["budgets"])
+    if not finished:
+        print(f"{folder} has not finished")
+    return finished
