@@ -55,7 +55,6 @@ REASONS: dict[str, dict[str, str]] = {
         "laom.py": "one encoder, IDM and FDM in its embedding, FSQ",
         "laom_supervised.py": "an action head",
         "variants/lapo_vq.py": "codebooks",
-        "variants/laom_fsq.py": "quantised",
     },
     "train_lam": {
         "lapo.py": "the loss in pixels",
@@ -95,7 +94,6 @@ REASONS: dict[str, dict[str, str]] = {
 # variant → the script whose reasons it has where it has none of its own
 LIKE = {
     "variants/lapo_vq.py": "lapo.py",
-    "variants/laom_fsq.py": "laom.py",
     "variants/masklam.py": "lapo.py",
 }
 

@@ -17,23 +17,28 @@ hold its masks: `mask` beside obs, uint8 (T, 64, 64), of collect_data.py --masks
     python collect_data.py demo --masks --output data/masks
     python variants/masklam.py demo --data 'data/masks/*__train.hdf5'
 
-Where we deviate from the paper: README.md.
+Where we deviate from the paper: docs/deviations.md.
 """
 
-import contextlib
+import copy
 import ctypes
 import datetime
 import fcntl
 import glob
+import hashlib
+import importlib.metadata
+import importlib.util
 import itertools
 import json
 import mmap
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import lru_cache, partial
@@ -57,13 +62,14 @@ from torchvision.ops import MLP
 from tqdm import tqdm
 
 SCRIPT = Path(__file__)
+OWN_ARGS = SCRIPT.with_name("args.json")  # beside a run's own copy of the script
 RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun has started
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 IMG_HW = 64  # height and width of an observation, pixels
 NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 HAS_GPU = torch.cuda.is_available()
 CPU = torch.cpu.get_capabilities()  # without instructions for bfloat16 it takes three times as long
-HAS_BFLOAT16 = HAS_GPU or CPU.get("avx512_bf16") or CPU.get("bf16")  # the last on ARM
+HAS_BFLOAT16 = HAS_GPU or CPU.get("avx512_bf16") or CPU.get("bf16")  # ARM reports it as bf16
 
 
 # ---- Arguments: the defaults are the paper's (Appendix F, Table 5) -----------------------------------------
@@ -79,7 +85,7 @@ class LAMArgs:
     warmup_epochs: float = 3  # epochs in which the learning rate rises linearly from zero
     future_obs_offset: int = 10  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (original: 1)
     latent_action_dim: int = 8192  # size of z (the original's is 128)
-    quantizer: Literal["none", "fsq"] = "none"  # of z: finite scalar quantisation to -1 and 1 (Figure 5)
+    quantizer: Literal["none", "fsq"] = "none"  # rounds z to -1 and 1 (Figures 5 and 12c)
     encoder_scale: int = 6  # the encoder's three blocks have (16, 32, 32) times as many channels
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
 
@@ -114,6 +120,7 @@ class EvalArgs:
     num_workers: int = NUM_CORES  # processes that simulate and render
     env_id: str | None = None  # play in this Gymnasium environment; else in the data's task of dm_control
     backgrounds: str | None = None  # background videos, train/*.npy and val/*.npy; else the data's own
+    max_steps: int = 1000  # steps after which an episode is ended
     reference_return: float | None = None  # counts as score 1; else Table 3's, BC on all labels
 
 
@@ -131,8 +138,7 @@ class Args:
     frame_stack: int = 3  # frames per observation, oldest first
     lr_schedule: Literal["cosine", "linear"] = "cosine"  # of the learning rate (released code: linear)
     runs: str = "runs"  # folder of all runs
-    resume: str | None = None  # folder of a run to continue, with the arguments in its args.json
-    accept_edited_script: bool = False  # resume a run that began with another version of this script
+    rehearsal: bool = True  # play the whole run through, one update a stage, before it begins
     checkpoint_minutes: float = 10  # minutes between checkpoints inside a stage
     device: str = "cuda" if HAS_GPU else "cpu"  # where the networks live
     data_device: Literal["auto", "gpu", "disk"] = "auto"
@@ -391,7 +397,7 @@ def train_actor(args, data, lam, stage, run):
         if run.log_due(step):
             run.log(step, optim, loss=loss)
     if total > 0:
-        warn_if_dead(args, actor, data, index, 1, stage)
+        warn_if_dead(args, actor, data, index, 1, stage, run)
     return actor
 
 
@@ -480,21 +486,17 @@ def split_for_probes(args, data, eval_data):
     return fitted, {videos: source for videos, source in tests.items() if len(source[1]) > 0}
 
 
-def action_error(args, policy, data):
-    """MSE of a policy's actions on unseen videos, and over Var(a): 1 is what the mean action reaches."""
+def policy_errors(args, policy, data):
+    """Errors of a policy's actions on unseen videos."""
     prediction, actions, _ = infer_some(args, lambda obs, _: policy(obs), data, data.shuffle)
-    if not actions.isfinite().all():  # plain videos have none
-        return {}
-    mse = F.mse_loss(prediction, actions).item()
-    variance = actions.var(0, unbiased=False).mean().item()
-    return {"action_mse": mse, "action_mse_over_var": mse / variance}
+    return action_errors("policy", "unseen_videos", prediction, actions)
 
 
-def warn_if_dead(args, actor, data, index, variance, stage):
+def warn_if_dead(args, actor, data, index, variance, stage, run):
     """Says so if an actor's answers hardly vary, beside the variance of what it was to learn."""
     answers = infer_all(args, lambda obs, _: actor(obs), data, index[:: len(index) // 512 + 1])
-    if answers.var(0).mean() < 0.03 * variance and RANK == 0:
-        print(f"warning: {stage}: the actor answers all observations alike; lower --bc.learning-rate")
+    if answers.var(0).mean() < 0.03 * variance:
+        run.say(f"warning: {stage}: the actor answers all observations alike; lower --bc.learning-rate")
 
 
 def infer_some(args, network, data, trajectories):
@@ -646,6 +648,7 @@ class Dataset:
     expert_actions: float32 (N, A), without the noise of collect_data.py --action-noise
     first, last, trajectory: int64 (N,), ends and number of each frame's trajectory
     shuffle: a fixed order of the trajectories, whose beginnings are the label budgets
+    max_transitions: transitions() answers with at most so many, in a rehearsal
 
     A file that is no dataset ends the script with one line.
     """
@@ -672,6 +675,7 @@ class Dataset:
         except (OSError, KeyError, ValueError) as error:  # not there, truncated, something is missing
             raise SystemExit(f"error: {path} is no dataset as docs/data.md describes them: {error}")
 
+        self.max_transitions = None
         self.shuffle = np.random.default_rng(42).permutation(len(trajectories))
         if self.task in BC_RETURNS and not args.raw_actions:
             outside = (self.actions.abs() > 1).sum()
@@ -737,7 +741,16 @@ class Dataset:
         """Indices of the given trajectories' frames that have a successor: int64, in the files' order."""
         chosen = torch.isin(self.trajectory, torch.as_tensor(trajectories))
         chosen[self.last] = False
-        return chosen.nonzero()[:, 0]
+        return chosen.nonzero()[: self.max_transitions, 0]
+
+    def fingerprint(self):
+        """What the data hold, wherever the files lie: attributes, lengths, actions, 64 frames."""
+        attributes = sorted(f"{name}: {value}" for name, value in self.attributes.items())
+        rows = torch.arange(64) * (len(self.last) - 1) // 63
+        contents = [self.last, self.actions, self.gather(rows, self.maps, self.byte_offset).cpu()]
+        if self.mask_offset.min() >= 0:
+            contents.append(self.gather(rows, self.mask_maps, self.mask_offset).cpu())
+        return b"".join([repr(attributes).encode(), *(content.numpy().tobytes() for content in contents)])
 
     def future(self, index, max_offset, generator):
         """index + k with k uniform in 1..max_offset, or in what the trajectory has left of it: int64 (B,)."""
@@ -832,83 +845,129 @@ def to_input(frames, args):
 BAR_SECONDS = 0.1 if sys.stderr.isatty() else 10  # between two updates of a progress bar
 
 
+NOT_COUNTED = {"data", "labeled_data", "eval_data", "num_labeled_trajectories", "runs", "rehearsal", "eval"}
+NOT_COUNTED |= {"checkpoint_minutes", "device", "data_device", "compile", "log_interval", "track"}
+
+
+def find_folder(args, data, labeled_data, eval_data):
+    """The run's folder, and its identity, a hash of what decides its result, by which a command finds it.
+
+    Hashed are arguments, but for those that do not count, the script's bytes, and what the data hold: files
+    may move. A run's own copy of the script works where it lies, if identity.json there agrees.
+    """
+    counted = {name: value for name, value in asdict(args).items() if name not in NOT_COUNTED}
+    digest = hashlib.sha256(json.dumps(counted).encode())
+    digest.update(SCRIPT.read_bytes())
+    for dataset in (data, labeled_data, eval_data):
+        digest.update(dataset.fingerprint())
+    identity = digest.hexdigest()[:8]
+
+    prefix = f"{args.runs}/{labeled_data.task}__{SCRIPT.stem}__{args.seed}__"
+    folder = f"{prefix}{identity}"
+    if OWN_ARGS.exists():
+        folder = str(SCRIPT.parent)
+        began = read_json(f"{folder}/identity.json").get("identity", identity)
+        if began != identity:
+            raise SystemExit(
+                f"error: {SCRIPT} is a run's own copy, and its arguments, its data or the script itself have "
+                "changed since: undo that, or delete identity.json to make this another run (docs/runs.md)"
+            )
+    elif RANK == 0 and not os.path.exists(folder):
+        for other in glob.glob(f"{glob.escape(prefix)}*/checkpoint.pt"):
+            own_script = f"{os.path.dirname(other)}/{SCRIPT.name}"
+            print(f"unfinished, of other arguments, script or data; to continue it: python {own_script}")
+    found = [folder, identity]
+    if WORLD_SIZE > 1:
+        dist.broadcast_object_list(found)  # the first rank's: on other nodes data may differ
+    return found
+
+
 class Run:
     """The run's folder: arguments, script, metrics.jsonl, weights, results. Of several ranks one writes.
 
-    checkpoint.pt holds what --resume needs: the stage and its step, the state of all that is trained, the
-    results so far, and the size of metrics.jsonl. Ctrl-C and SIGTERM end a stage with a checkpoint.
+    checkpoint.pt holds what a killed run needs to go on: the stage and its step, the state of all that is
+    trained, and the size of metrics.jsonl. Signals end a stage with a checkpoint. budgets: the label budgets
+    that are left to do.
     """
 
-    def __init__(self, args, data):
-        name = f"{data.task}__{SCRIPT.stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:8]}"
+    def __init__(self, args, folder, identity, data, evaluation):
         self.args = args
-        self.folder = args.resume or f"{args.runs}/{name}"
-        self.checkpoint = {"stage": None, "results": {"budgets": {}}, "metrics_size": 0}
-        if os.path.exists(f"{self.folder}/checkpoint.pt"):
-            self.checkpoint = load(f"{self.folder}/checkpoint.pt")
+        self.folder = folder
+        self.evaluation = evaluation
+        self.stage = None
+        self.stop_asked = False
+        self.began = time.time()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, self.stop)
+        if RANK == 0:
+            self.lock()
+        if WORLD_SIZE > 1:
+            dist.barrier()  # the first rank has locked the folder
+        self.checkpoint = {"stage": None, "hours": 0, "metrics_size": 0}
+        if os.path.exists(f"{folder}/checkpoint.pt"):
+            self.checkpoint = load(f"{folder}/checkpoint.pt")
+        self.results = read_json(f"{folder}/results.json")
+        if WORLD_SIZE > 1:
+            dist.barrier()  # all have read them before the first rank writes
+        self.hours_before = max(self.checkpoint["hours"], self.results.get("hours", 0))
+        budgets = self.results.get("budgets", {})
+        self.budgets = []
+        for budget in args.num_labeled_trajectories if data.has_actions else ():
+            if budgets.get(str(budget), {}).get("evaluation") != evaluation:
+                self.budgets.append(budget)
+        self.finished = bool(self.results) and not self.budgets
+        self.tracker = None
+        if RANK > 0 or self.finished:
+            return
+        if self.results and not os.path.exists(f"{folder}/checkpoint.pt"):  # it had finished
+            self.checkpoint["metrics_size"] = os.path.getsize(self.metrics.name)
+        self.metrics.seek(self.checkpoint["metrics_size"])
+        self.metrics.truncate()  # what was logged after the checkpoint comes again
         table_3 = BC_RETURNS.get(data.task, (None, None))
-        self.results = self.checkpoint["results"] | {
+        self.results = {
             "script": SCRIPT.name,
             "task": data.task,
             "difficulty": data.difficulty,
             "seed": args.seed,
+            "precision": args.precision,
             "world": WORLD,
             "dataset_return": round(float(np.mean(data.returns)), 2),
             "random_return": round(float(data.attributes.get("random_return", nan)), 2),
             "reference_return": args.eval.reference_return or table_3[data.difficulty == "vanilla"],
+            **describe_machine(),
+            "budgets": budgets,
         }
-        self.stage = None
-        self.stop_asked = False
-        signal.signal(signal.SIGTERM, self.stop)
-        signal.signal(signal.SIGINT, self.stop)
-        if WORLD_SIZE > 1:
-            dist.barrier()  # all have read the checkpoint before the first rank writes another
-        if RANK > 0:
-            return
-        self.start_tracking(data)
+        names = {"identity": identity, "tracker": uuid4().hex[:8]} | read_json(f"{folder}/identity.json")
+        if args.track:
+            self.tracker = start_tracking(args, folder, names["tracker"], data)
+        self.save("identity.json", json.dumps(names))
+        self.save("args.json", json.dumps(asdict(args), indent=2))
+        self.save(SCRIPT.name, SCRIPT.read_bytes())
+        if not os.path.exists(f"{folder}/checkpoint.pt"):
+            self.save_checkpoint({"stage": None})
+        print(f"run folder: {folder} ({args.precision})")
+
+    def lock(self):
+        """Opens metrics.jsonl for as long as the process lives, and for this process alone."""
         os.makedirs(self.folder, exist_ok=True)
-        self.metrics = open(f"{self.folder}/metrics.jsonl", "a")  # noqa: SIM115 open as long as the process
+        self.metrics = open(f"{self.folder}/metrics.jsonl", "a")  # noqa: SIM115
         try:
             fcntl.flock(self.metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SystemExit(f"error: another process works in {self.folder}")
         except OSError as error:  # network disks may know no locks
             print(f"warning: {self.metrics.name}: {error.strerror}: start no second process", file=sys.stderr)
-        self.metrics.seek(self.checkpoint["metrics_size"])
-        self.metrics.truncate()  # what was logged after the checkpoint comes again
-        self.save("args.json", json.dumps(asdict(args), indent=2))
-        self.save(SCRIPT.name, SCRIPT.read_text())
-        wandb.save(f"{self.folder}/{SCRIPT.name}", self.folder)
-        print(f"run folder: {self.folder}")
-
-    def start_tracking(self, data):
-        """Weights & Biases, if wanted: the folder's name is the run's, updates of a stage are its steps."""
-        name = Path(self.folder).name
-        wandb.init(
-            project="latent-actions",
-            id=name,
-            name=name,
-            group=f"{SCRIPT.stem} {data.task}",
-            tags=[SCRIPT.stem, data.task, data.difficulty],
-            resume="allow",
-            mode=None if self.args.track else "disabled",
-            config=asdict(self.args),
-        )
-        wandb.define_metric("*", step_metric="step")
 
     def steps(self, stage, total, batch_size, **parts):
         """Yields the steps of a stage, from its checkpoint on; saves its parts when due or stopped.
 
-        The first part is what the stage makes: at the end its weights go to <name>.pt, or <name>_<budget>.pt.
-        Where this file is there already, it is loaded and no step is left.
+        A stage is called after the part that it makes, and after its label budget if it has one: weights go
+        to <stage>.pt at the end. Where this file is there already, it is loaded and no step is left.
         """
-        self.kind = stage.split("_")[0]
-        name, *_ = parts
-        product = parts[name]
-        file_name = f"{stage.replace(self.kind, name)}.pt"
+        product = parts[stage.split("_")[0]]
         first = 0
-        if os.path.exists(f"{self.folder}/{file_name}"):
-            product.load_state_dict(load(f"{self.folder}/{file_name}"))
+        if os.path.exists(f"{self.folder}/{stage}.pt"):
+            product.load_state_dict(load(f"{self.folder}/{stage}.pt"))
             first = total
         elif self.checkpoint["stage"] == stage:
             first = self.checkpoint["step"]
@@ -939,13 +998,14 @@ class Run:
             if late or stop or step + 1 == total:
                 if not all(weight.isfinite().all() for weight in product.parameters()):
                     raise SystemExit(f"error: {stage}: weights not finite at step {step + 1}")
-                self.save_checkpoint(stage, step + 1, parts)
+                states = {name: part.state_dict() for name, part in parts.items()}
+                self.save_checkpoint({"stage": stage, "step": step + 1, "parts": states})
                 saved_at = time.time()
             if stop:
                 self.stage = None
                 self.stop()
         self.stage = None
-        self.save(file_name, product.state_dict())
+        self.save(f"{stage}.pt", product.state_dict())
 
     def log_due(self, step):
         return RANK == 0 and ((step + 1) % self.args.log_interval == 0 or step + 1 == self.bar.total)
@@ -958,37 +1018,38 @@ class Run:
         self.logged_step = step + 1
         self.logged_at = time.time()
         values["transitions_per_second"] = speed
-        record = {
-            f"{self.kind}/{name}": value.item() if torch.is_tensor(value) else value
-            for name, value in values.items()
-        }
+        record = {f"{self.stage}/{name}": torch.as_tensor(value).item() for name, value in values.items()}
         self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:.0f} transitions/s")
-        self.write_record({"stage": self.stage, "step": step + 1, **record})
+        self.write_record(self.stage, {"step": step + 1} | record)
 
-    def write_record(self, record):
+    def write_record(self, stage, record):
+        record = {"stage": stage, "hours": round(self.hours(), 4)} | without_nan(record)
         print(json.dumps(record), file=self.metrics, flush=True)
-        wandb.log(record)
+        if self.tracker:
+            self.tracker.log(record)
+
+    def hours(self):
+        return self.hours_before + (time.time() - self.began) / 3600
+
+    def say(self, text):
+        if RANK == 0:
+            print(text)
 
     def stop(self, *_):
         """Answers a signal: between stages at once, inside one after the step, when all ranks know of it."""
         self.stop_asked = True
         if self.stage is None:
-            raise SystemExit(f"stopped; continue with: python {sys.argv[0]} --resume {self.folder}")
+            own_script = f"{self.folder}/{SCRIPT.name}"
+            raise SystemExit(f"stopped; the same command continues, or: python {own_script}")
 
-    def save_checkpoint(self, stage, step, parts):
+    def save_checkpoint(self, checkpoint):
         if RANK == 0:
             os.fsync(self.metrics.fileno())
-            checkpoint = {
-                "stage": stage,
-                "step": step,
-                "parts": {name: part.state_dict() for name, part in parts.items()},
-                "results": self.results,
-                "metrics_size": self.metrics.tell(),
-            }
-            self.save("checkpoint.pt", checkpoint)
+            now = {"hours": self.hours(), "metrics_size": self.metrics.tell()}
+            self.save("checkpoint.pt", checkpoint | now)
 
     def save(self, file_name, content):
-        """Writes text, or what torch.save takes, whole or not at all."""
+        """Writes text, bytes, or what torch.save takes, whole or not at all."""
         if RANK > 0:
             return
         path = f"{self.folder}/{file_name}"
@@ -996,6 +1057,8 @@ class Run:
             with open(f"{path}.partial", "wb") as file:
                 if isinstance(content, str):
                     file.write(content.encode())
+                elif isinstance(content, bytes):
+                    file.write(content)
                 else:
                     torch.save(content, file)
                 file.flush()
@@ -1005,24 +1068,140 @@ class Run:
             raise SystemExit(f"error: {path}: {error.__context__ or error}; what was saved before stands")
         os.replace(f"{path}.partial", path)
 
-    def finish_budget(self, number, measures, returns):
-        """Keeps what a label budget has reached: measures, and returns (episodes,) by environment."""
+    def finish_budget(self, budget, measures, returns, film):
+        """Keeps what a label budget has reached: measures, returns (episodes,) by environment, their film."""
+        measures["evaluation"] = self.evaluation
         for environment, played in returns.items():
             mean = played.mean().item()
-            measures[environment] = {
-                "return_mean": mean,
-                "return_std": played.std().item(),
-                "returns": played.tolist(),
-            }
+            measures[f"return_mean/{environment}"] = mean
+            measures[f"return_std/{environment}"] = played.std().item()
+            measures[f"returns/{environment}"] = played.tolist()
             if self.results["reference_return"]:
-                measures[environment]["normalized_score"] = mean / self.results["reference_return"]
-            self.write_record({"stage": f"eval_{number}", f"eval/return_mean/{environment}": mean})
-        self.results["budgets"][str(number)] = measures
-        self.save("results.json", json.dumps(self.results, indent=2))
-        self.save_checkpoint(None, 0, {})
-        wandb.run.summary.update(self.results)
-        for film in glob.glob(f"{self.folder}/rollout_{number}.gif"):
-            wandb.log({f"rollout_{number}": wandb.Video(film)})
+                measures[f"normalized_score/{environment}"] = mean / self.results["reference_return"]
+            self.write_record(f"eval_{budget}", {f"eval_{budget}/return_mean/{environment}": mean})
+        if film is not None:
+            path = f"{self.folder}/rollout_{budget}.gif"
+            imageio.imwrite(path, film, duration=40, loop=0)
+            if self.tracker:
+                self.tracker.log({f"rollout_{budget}": wandb.Video(path)})
+        self.results["budgets"][str(budget)] = without_nan(measures)
+        self.save_results()
+        self.save_checkpoint({"stage": None})
+
+    def save_results(self):
+        self.results["hours"] = self.hours()
+        self.results["core_hours"] = self.hours() * torch.get_num_threads() * WORLD_SIZE
+        self.save("results.json", json.dumps(without_nan(self.results), indent=2))
+        if self.tracker:
+            self.tracker.summary.update(self.results)
+
+    def finish(self):
+        """The last checkpoint goes; weights and results stay."""
+        if RANK == 0:
+            if not self.finished:
+                self.save_results()
+            Path(f"{self.folder}/checkpoint.pt").unlink(missing_ok=True)
+            print_table(self.results)
+            print(f"finished: {self.folder}")
+
+
+class Rehearsal:
+    """Stands in for a Run: one step a stage, and nothing is written, said or kept."""
+
+    def __init__(self, budgets):
+        self.budgets = budgets
+
+    def steps(self, stage, total, batch_size, **parts):
+        yield from range(min(total, 1))
+
+    def log_due(self, step):
+        return True
+
+    def log(self, step, optim, **values):
+        for value in values.values():
+            torch.as_tensor(value).item()
+
+    def say(self, text):
+        pass
+
+    def finish_budget(self, budget, measures, returns, film):
+        json.dumps(measures)
+
+
+def rehearse(args, datasets, environments):
+    """Plays a run through in seconds, so that what would fail after hours fails now, and leaves no trace.
+
+    Each stage has one update of a full batch, uncompiled, for the first and the last label budget; measures
+    see as many transitions, and an episode of each kind has two steps.
+    """
+    began = time.time()
+    args = copy.deepcopy(args)
+    args.compile = False
+    args.eval.num_episodes = 1
+    args.eval.max_steps = 2
+    datasets = [copy.copy(dataset) for dataset in datasets]
+    for dataset in datasets:
+        dataset.max_transitions = max(all_batch_sizes(args))
+    budgets = args.num_labeled_trajectories if datasets[1].has_actions else ()
+    with torch.random.fork_rng():
+        run_stages(args, *datasets, environments, Rehearsal({*budgets[:1], *budgets[-1:]}))
+    if HAS_GPU:
+        torch.cuda.empty_cache()
+    if RANK == 0:
+        print(f"rehearsal: every stage runs ({time.time() - began:.0f} s)")
+
+
+def start_tracking(args, folder, identifier, data):
+    """A run of Weights & Biases, or None if no server answers. Updates of a stage are its steps."""
+    try:
+        tracker = wandb.init(
+            project="latent-actions",
+            id=identifier,
+            name=Path(folder).name[:128],
+            group=f"{SCRIPT.stem} {data.task}"[:128],
+            tags=[tag[:64] for tag in (SCRIPT.stem, data.task, data.difficulty)],
+            resume="allow",
+            config=asdict(args),
+        )
+    except wandb.errors.UsageError as error:  # nobody is logged in
+        raise SystemExit(f"error: --track: {error}")
+    except wandb.errors.CommError as error:
+        print(f"warning: --track: {error}; the run goes on without it", file=sys.stderr)
+        return None
+    tracker.define_metric("*", step_metric="step")
+    tracker.save(f"{SCRIPT}", SCRIPT.parent)
+    return tracker
+
+
+def describe_machine():
+    """When and on what a run was made."""
+    packages = ("torch", "numpy", "mujoco", "dm_control")
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": subprocess.getoutput(f"git -C '{SCRIPT.parent}' rev-parse HEAD 2>/dev/null"),
+        "cpu": subprocess.getoutput("lscpu 2>/dev/null | sed -n 's/^Model name: *//p'"),
+        "cores": NUM_CORES,
+        "gpu": torch.cuda.get_device_name() if HAS_GPU else None,
+        "ranks": WORLD_SIZE,
+        "versions": {"python": platform.python_version()} | versions,
+    }
+
+
+def without_nan(record):
+    """NaN and infinity are no JSON: null in their place."""
+    return {
+        name: None if isinstance(value, float) and not isfinite(value) else value
+        for name, value in record.items()
+    }
+
+
+def read_json(path):
+    """A JSON file's dictionary, or an empty one where there is no file."""
+    try:
+        return json.loads(Path(path).read_text()) if os.path.exists(path) else {}
+    except ValueError as error:
+        raise SystemExit(f"error: {path} is not whole: {error}")
 
 
 def load(path):
@@ -1287,50 +1466,50 @@ BC_RETURNS = {  # of the paper's BC on all labels, with and without distractors 
 
 
 def find_environments(args, data):
-    """What policies will play in: functions that make it, by name. Refuses what would fail after hours.
+    """What policies will play in, functions that make it, by name; and what the evaluation depends on.
 
     Tasks of dm_control's suite with seen and with unseen videos, or --eval.env-id; empty if there is neither.
     """
     environments = {}
+    videos = []
+    suite = Path(importlib.util.find_spec("dm_control").origin).with_name("suite")
     if args.eval.env_id:
         pick_rendering_backend()
-        environments["environment"] = partial(make_gym_env, args.eval.env_id)
-        make = "import gymnasium; env = gymnasium.make(word, render_mode='rgb_array')"
-        fits = f"env.action_space.shape == {tuple(data.actions.shape[1:])}, 'the data have other actions'"
-        answer = ask(f"{make}; assert {fits}; env.reset(); env.render()", args.eval.env_id)
-        if answer.returncode:
-            last_line = answer.stderr.strip().rpartition("\n")[2]
-            raise SystemExit(f"error: --eval.env-id {args.eval.env_id}: {last_line}")
-    elif is_in_suite(data.task):
+        environments["environment"] = partial(make_gym_env, args.eval.env_id, data.actions.shape[1:])
+    elif Path(suite, f"{data.task.split('-')[0]}.py").exists():
         pick_rendering_backend()
         difficulty = data.difficulty
         if difficulty == "vanilla" and "world" not in data.attributes:
             difficulty = "released_vanilla"
         if difficulty not in DIFFICULTIES:
             raise SystemExit(f"error: {data.paths[0]}: difficulty {difficulty!r}, not of {[*DIFFICULTIES]}")
-        settings = (data.task, difficulty, args.eval.backgrounds)
+        own_videos = f"{os.path.dirname(data.paths[0])}/{data.attributes.get('backgrounds', 'backgrounds')}"
+        settings = (data.task, difficulty, args.eval.backgrounds or own_videos)
         for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
             environments[name] = partial(make_env, *settings, split, data.action_repeat)
-            load_videos(args.eval.backgrounds, split, difficulty)
+            videos += load_videos(settings[2], split, difficulty)
+        args.eval.max_steps = min(args.eval.max_steps, EPISODE_LENGTH // data.action_repeat)
     elif RANK == 0:
         print(f"no episodes: {data.task} is no task of dm_control's suite (--eval.env-id plays in Gymnasium)")
-    return environments
+    evaluation = {
+        "num_episodes": args.eval.num_episodes,
+        "env_id": args.eval.env_id,
+        "max_steps": args.eval.max_steps,
+        "reference_return": args.eval.reference_return,
+        "videos": hashlib.sha256(b"".join(video[0].tobytes() for video in videos)).hexdigest()[:8],
+    }
+    return environments, evaluation
 
 
-def is_in_suite(task):
-    program = "from dm_control import suite; suite.load(*word.split('-'))"
-    return task in BC_RETURNS or ask(program, task, MUJOCO_GL="disabled").returncode == 0
-
-
-def ask(program, word, **variables):
-    """Runs a short program on a word; in another process, as importing MuJoCo binds this one to an OpenGL."""
-    command = [sys.executable, "-c", f"import sys; word = sys.argv[1]; {program}", word]
-    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
-
-
-def make_gym_env(env_id):
+def make_gym_env(env_id, action_shape):
     """Any Gymnasium environment with Box actions, as pictures: uint8 (64, 64, 3)."""
-    env = gym.wrappers.AddRenderObservation(gym.make(env_id, render_mode="rgb_array"))
+    try:
+        env = gym.wrappers.AddRenderObservation(gym.make(env_id, render_mode="rgb_array"))
+    except gym.error.Error as error:
+        raise SystemExit(f"error: --eval.env-id {env_id}: {error}")
+    if env.action_space.shape != action_shape:
+        shapes = f"{env.action_space.shape}, those of the data {tuple(action_shape)}"
+        raise SystemExit(f"error: --eval.env-id {env_id}: its actions are {shapes}")
     space = gym.spaces.Box(0, 255, (IMG_HW, IMG_HW, 3), np.uint8)
     return gym.wrappers.TransformObservation(env, shrink, space)
 
@@ -1339,10 +1518,13 @@ def shrink(picture):
     return np.asarray(Image.fromarray(picture).resize((IMG_HW, IMG_HW)))
 
 
-def evaluate(args, environments, length, policy, film):
-    """Returns of greedy episodes of at most this length, all in one batch: (episodes,) by environment."""
+def evaluate(args, environments, policy, run):
+    """Plays greedy episodes, all in one batch: returns (episodes,) by environment, and a film.
+
+    The film shows the first 400 steps of the first and the last two episodes: uint8 (T, 128, 128 n, 3).
+    """
     if not environments:
-        return {}
+        return {}, None
     seeds = np.random.SeedSequence([args.seed, 2]).generate_state(args.eval.num_episodes)  # not the data's
     episodes = list(itertools.product(environments.values(), seeds.tolist()))
     parts = np.array_split(range(len(episodes)), min(args.eval.num_workers, len(episodes)))
@@ -1356,32 +1538,45 @@ def evaluate(args, environments, length, policy, film):
         pipes.append(pipe)
     shown = np.unique(np.array([0, 1, -2, -1]) % len(episodes))  # the first and last two
     pictures = []
-    for step in tqdm(itertools.count(), "evaluation", length, unit="step", mininterval=BAR_SECONDS):
-        answers = [pipe.recv() for pipe in pipes]
-        observations, returns, over = map(np.concatenate, zip(*answers))
+    last = args.eval.max_steps
+    for step in tqdm(range(last + 1), "evaluation", unit="step", delay=10, mininterval=BAR_SECONDS):
+        observations, returns, over = map(np.concatenate, zip(*map(answer_of, pipes)))
         if step % 4 == 0 and step < 400:
             pictures.append(np.hstack(observations[shown, -1]))
-        if over.all() or step == length:
+        if over.all() or step == last:
             break
         with torch.no_grad(), args.autocast(), torch.compiler.set_stance("force_eager"):
             actions = policy(to_input(torch.from_numpy(observations), args)).float().cpu().numpy()
         for pipe, part in zip(pipes, parts):
             pipe.send(actions[part])
-    imageio.imwrite(film, np.stack(pictures).repeat(2, 1).repeat(2, 2), duration=40, loop=0)
-    return dict(zip(environments, np.split(returns, len(environments))))
+    if not over.all():
+        run.say(f"--eval.max-steps {last} has ended {(~over).sum()} of {len(over)} episodes")
+    film = np.stack(pictures).repeat(2, 1).repeat(2, 2)
+    return dict(zip(environments, np.split(returns, len(environments)))), film
+
+
+def answer_of(pipe):
+    """What a worker has sent: (observations, returns, over); its error ends this process, too."""
+    try:
+        answer = pipe.recv()
+    except EOFError:
+        raise SystemExit("error: a worker of the evaluation was killed: try --eval.num-workers 1")
+    if isinstance(answer, str):
+        raise SystemExit(answer)
+    return answer
 
 
 def play_episodes(pipe, episodes, frame_stack):
     """A worker process: steps its environments, sends (observations, returns, over), receives actions."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C
-    envs = []
-    observations = []
-    for make, seed in episodes:
-        envs.append(gym.wrappers.FrameStackObservation(make(), frame_stack, padding_type="reset"))
-        observations.append(envs[-1].reset(seed=seed)[0])
-    returns = np.zeros(len(envs))
-    over = np.zeros(len(envs), bool)
-    with contextlib.suppress(EOFError, ConnectionError):  # the main process has ended
+    try:
+        envs = []
+        observations = []
+        for make, seed in episodes:
+            envs.append(gym.wrappers.FrameStackObservation(make(), frame_stack, padding_type="reset"))
+            observations.append(envs[-1].reset(seed=seed)[0])
+        returns = np.zeros(len(envs))
+        over = np.zeros(len(envs), bool)
         while True:
             pipe.send((observations, returns, over))
             actions = pipe.recv()
@@ -1390,31 +1585,42 @@ def play_episodes(pipe, episodes, frame_stack):
                 observations[i], reward, terminated, truncated, _ = envs[i].step(action)
                 returns[i] += reward
                 over[i] = terminated or truncated
+    except (EOFError, ConnectionError):  # the main process has ended
+        pass
+    except SystemExit as error:
+        pipe.send(str(error))
+    except Exception:
+        pipe.send(traceback.format_exc())
 
 
-def print_measures(title, measures):
-    print(f"{title}:")
+def print_measures(title, measures, run):
+    run.say(f"{title}:")
     for name, value in measures.items():
-        print(f"    {name} {value:.3f}")
+        run.say(f"    {name} {value:.3f}")
 
 
 def print_table(results):
     """What each label budget has reached: returns, normalised scores, errors of actions as MSE / Var(a)."""
     print("\n| labelled | videos | return | score | policy's error | other measures |")
     print("|---|---|---|---|---|---|")
-    for number, budget in results["budgets"].items():
-        measures = results.get("latent_actions", {}) | budget.get("latent_actions", budget.get("idm", {}))
-        error = f"{budget.get('action_mse_over_var', nan):.3f}"
+    for budget, measures in results["budgets"].items():
+        error = to_cell(measures.get("policy_mse_over_var/unseen_videos"))
         for videos in ("seen_videos", "unseen_videos", "environment"):
+            returns = "–"
+            if f"return_mean/{videos}" in measures:
+                mean, deviation = measures[f"return_mean/{videos}"], measures[f"return_std/{videos}"]
+                returns = f"{mean:.1f} ± {deviation:.1f}"
+            score = to_cell(measures.get(f"normalized_score/{videos}"))
             others = []
-            for name, value in measures.items():
-                if name.endswith(f"/{videos}") and "_mse/" not in name:
-                    others.append(f"{name.split('/')[0].removesuffix('_mse_over_var')} {value:.3f}")
-            played = budget.get(videos, {})
-            returns = "{return_mean:.1f} ± {return_std:.1f}".format_map(played) if played else "–"
-            score = f"{played['normalized_score']:.3f}" if "normalized_score" in played else "–"
-            if played or others or videos == "unseen_videos":  # those of the policy's error
-                print(f"| {number} | {videos} | {returns} | {score} | {error} | {', '.join(others)} |")
+            for kind in ("action_probe", "blind_probe", "action_head", "idm", "perturbation_r2", "plan_r2"):
+                value = measures.get(f"{kind}_mse_over_var/{videos}", measures.get(f"{kind}/{videos}"))
+                others += [f"{kind} {value:.3f}"] if value is not None else []
+            if returns != "–" or others or videos == "unseen_videos":  # where the policy's error is measured
+                print(f"| {budget} | {videos} | {returns} | {score} | {error} | {', '.join(others)} |")
+
+
+def to_cell(value):
+    return "–" if value is None else f"{value:.3f}"
 
 
 # ---- Main --------------------------------------------------------------------------------------------------
@@ -1439,25 +1645,17 @@ def start_process(args):
 
 
 def parse_args(argv):
-    """The command line: a preset's name first, else paper. --resume brings the run's arguments back."""
-    if not argv or argv[0].startswith("-"):
-        argv = ["paper", *argv]
-    if argv[0] not in PRESETS:
-        raise SystemExit(f"error: no preset {argv[0]!r}: there are {', '.join(PRESETS)}")
-    args = tyro.extras.overridable_config_cli(PRESETS, args=argv, prog=SCRIPT.name)
-    if args.resume:
-        own_script = Path(f"{args.resume}/{SCRIPT.name}")
-        if not own_script.exists():
-            raise SystemExit(f"error: --resume {args.resume}: not the folder of a run of {SCRIPT.name}")
-        for word in argv[1:]:
-            if word.startswith("--") and not word.replace("-", "_").split("=")[0].endswith(OF_THIS_MACHINE):
-                raise SystemExit(f"error: {word} with --resume: a run goes on with its own arguments")
-        if own_script.read_bytes() != SCRIPT.read_bytes() and not args.accept_edited_script:
-            raise SystemExit(
-                f"error: {SCRIPT} is not {own_script}, with which this run began; continue with that one, "
-                f"`python {own_script} --resume {args.resume}`, or give --accept-edited-script"
-            )
-        restore(args, json.loads(Path(f"{args.resume}/args.json").read_text()))
+    """The command line: a preset's name first, else paper. A run's own copy begins with its arguments."""
+    if "--resume" in argv:
+        raise SystemExit("error: --resume is gone: the same command continues a run, or its own copy does")
+    if OWN_ARGS.exists():
+        args = tyro.cli(Args, args=argv, default=load_args(OWN_ARGS), prog=SCRIPT.name)
+    else:
+        if not argv or argv[0].startswith("-"):
+            argv = ["paper", *argv]
+        if argv[0] not in PRESETS:
+            raise SystemExit(f"error: no preset {argv[0]!r}: there are {', '.join(PRESETS)}")
+        args = tyro.extras.overridable_config_cli(PRESETS, args=argv, prog=SCRIPT.name)
     check_numbers(args)
     return args
 
@@ -1480,20 +1678,26 @@ def check_numbers(args, flag="--"):
         raise SystemExit(f"error: {flag}warmup-epochs {args.warmup_epochs}: the stage is over before that")
 
 
-OF_THIS_MACHINE = ("resume", "accept_edited_script", "device", "data_device", "compile", "num_workers")
+OF_THIS_MACHINE = ("device", "data_device", "compile", "num_workers")
+
+
+def load_args(path):
+    """The arguments of a run from its args.json, but for those of this machine."""
+    args = Args()
+    restore(args, read_json(path))
+    return args
 
 
 def restore(args, values):
-    """Takes over the arguments that the run began with, but for those of this machine."""
     for name, value in values.items():
         if isinstance(value, dict):
             restore(getattr(args, name), value)
         elif name not in OF_THIS_MACHINE:
-            setattr(args, name, value)
+            setattr(args, name, tuple(value) if isinstance(value, list) else value)
 
 
 def load_data(args):
-    """Data, labelled and evaluation data. Refuses what would fail only after hours; finds the videos."""
+    """Data, labelled and evaluation data. Refuses what a rehearsal cannot show."""
     labeled_data = Dataset(args.labeled_data or args.data, args)
     data = Dataset(args.data, args, labeled_data.task, args.trajectories_per_file, args.data_device)
     source = labeled_data.paths[0]
@@ -1502,9 +1706,7 @@ def load_data(args):
         raise SystemExit(f"error: no evaluation file {beside[0]}: give --eval-data")
     eval_data = Dataset(args.eval_data or beside, args)
     budgets = args.num_labeled_trajectories
-    batch_sizes = []
-    for stage in filter(is_dataclass, vars(args).values()):
-        batch_sizes += [size for name, size in vars(stage).items() if name.endswith("batch_size")]
+    batch_sizes = all_batch_sizes(args)
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
     if labeled_data.has_actions and labeled_data.actions.isnan().any():
@@ -1526,46 +1728,55 @@ def load_data(args):
         raise SystemExit(
             f"error: {eval_data.paths[0]} has actions of {sizes[1]} numbers, {source} of {sizes[0]}"
         )
-    videos = labeled_data.attributes.get("backgrounds", "backgrounds")
-    args.eval.backgrounds = args.eval.backgrounds or f"{os.path.dirname(source)}/{videos}"
     return data, labeled_data, eval_data
+
+
+def all_batch_sizes(args):
+    sizes = []
+    for stage in filter(is_dataclass, vars(args).values()):
+        sizes += [size for name, size in vars(stage).items() if name.endswith("batch_size")]
+    return sizes
+
+
+def run_stages(args, data, labeled_data, eval_data, environments, run):
+    """All of a run, or of its rehearsal, that is left to do."""
+    lam = train_lam(args, data, "lam", run)
+    if RANK == 0:
+        probed_data = data if data.actions.isfinite().all() else labeled_data
+        latent_actions = held_out_probe(args, lam, probed_data, eval_data)
+        print_measures("latent actions", latent_actions, run)
+    actor = train_actor(args, data, lam, "actor", run)
+    for budget in run.budgets:
+        index = labeled_data.transitions(labeled_data.shuffle[:budget])
+        decoder = train_decoder(args, labeled_data, index, actor, f"decoder_{budget}", run)
+        if RANK == 0:
+            policy = nn.Sequential(actor, decoder)
+            measures = latent_actions | policy_errors(args, policy, eval_data)
+            run.finish_budget(budget, measures, *evaluate(args, environments, policy, run))
 
 
 def main(args):
     start_process(args)
-    data, labeled_data, eval_data = load_data(args)  # before the training, not after it
-    environments = find_environments(args, labeled_data)
-    length = None if args.eval.env_id else EPISODE_LENGTH // labeled_data.action_repeat
-    run = Run(args, labeled_data)
-    lam = train_lam(args, data, "lam", run)
-    if RANK == 0:
-        probed_data = data if data.actions.isfinite().all() else labeled_data
-        run.results["latent_actions"] = held_out_probe(args, lam, probed_data, eval_data)
-        print_measures("latent actions", run.results["latent_actions"])
-    actor = train_actor(args, data, lam, "bc", run)
-    run.save("results.json", json.dumps(run.results, indent=2))
-    if not labeled_data.has_actions:
-        return  # plain videos
-    for number in args.num_labeled_trajectories:
-        if str(number) in run.results["budgets"]:  # a resumed run has finished it
-            continue
-        index = labeled_data.transitions(labeled_data.shuffle[:number])
-        decoder = train_decoder(args, labeled_data, index, actor, f"decoder_{number}", run)
-        if RANK == 0:
-            policy = nn.Sequential(actor, decoder)
-            error = action_error(args, policy, eval_data)
-            returns = evaluate(args, environments, length, policy, f"{run.folder}/rollout_{number}.gif")
-            run.finish_budget(number, error, returns)
-    if RANK == 0:
-        print_table(run.results)
+    datasets = load_data(args)
+    _, labeled_data, _ = datasets
+    environments, evaluation = find_environments(args, labeled_data)
+    evaluation["largest_budget"] = max(args.num_labeled_trajectories)  # probes are fitted behind it
+    folder, identity = find_folder(args, *datasets)
+    began = any(os.path.exists(f"{folder}/{name}") for name in ("checkpoint.pt", "results.json"))
+    if args.rehearsal and not began:
+        rehearse(args, datasets, environments)
+    run = Run(args, folder, identity, labeled_data, evaluation)
+    if not run.finished:
+        run_stages(args, *datasets, environments, run)
+    run.finish()
 
 
 if __name__ == "__main__":
     try:
         main(parse_args(sys.argv[1:]))
-    except wandb.errors.UsageError as error:  # nobody is logged in
-        raise SystemExit(f"error: --track: {error}")
-    except (KeyboardInterrupt, EOFError, OSError) as error:  # Ctrl-C, a dead worker, a full disk
+    except torch.OutOfMemoryError:
+        raise SystemExit("error: out of GPU memory: --data-device disk, or a smaller --….batch-size")
+    except (KeyboardInterrupt, OSError) as error:  # Ctrl-C, a full disk
         raise SystemExit(f"error: {str(error) or type(error).__name__}")
 
 # /// script
