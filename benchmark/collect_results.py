@@ -27,7 +27,9 @@ def keep(run: Path, target: Path):
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(run / "args.json", folder)
     text = json.dumps(results, indent=2)
-    text = re.sub(r"\[[^][{}]*]", lambda numbers: " ".join(numbers[0].split()), text)  # a list, one line
+    text = re.sub(
+        r"\[\s+([^][{}]*?)\s+]", lambda found: f"[{' '.join(found[1].split())}]", text
+    )  # one line a list
     (folder / "results.json").write_text(text + "\n")
 
 

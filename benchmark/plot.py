@@ -86,7 +86,7 @@ def table_2(table: Table) -> Rows:
             continue
         folders = table.find(name)
         results = [read_json(folders[key] / "results.json") for key in hours]
-        machines = sorted({in_words(result["machine"]) for result in results})
+        machines = sorted({machine_of(result) for result in results})
         minutes = round(60 * np.mean(list(hours.values())))
         time, budgets = f"{minutes // 60}h {minutes % 60}m", ", ".join(results[0]["budgets"])
         paper = PAPER_TIMES.get(name, "–")
@@ -94,9 +94,9 @@ def table_2(table: Table) -> Rows:
     return rows
 
 
-def in_words(machine: dict) -> str:
-    words = [machine["cpu"], f"{machine['cores']} cores"]
-    return ", ".join([*words, machine["gpu"]] if machine["gpu"] else words)
+def machine_of(results: dict) -> str:
+    words = [results["cpu"], f"{results['cores']} cores"]
+    return ", ".join([*words, results["gpu"]] if results["gpu"] else words)
 
 
 def table_3(table: Table) -> Rows:

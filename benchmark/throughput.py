@@ -102,6 +102,9 @@ class ShortRun:
     def log_due(self, step: int) -> bool:
         return False
 
+    def say(self, text: str):
+        pass
+
 
 def load(stage: str, own: Args):
     """The script of a stage as a module, and its arguments at the sizes asked for."""
@@ -127,14 +130,14 @@ def train_stage(stage: str, method, args, run: ShortRun):
     elif kind == "idm":
         method.train_idm(args, data, labeled_index, "idm_8", run)
     elif name == "bc":
-        method.train_actor(args, data, data.transitions(data.shuffle), 10**6, "bc_all", run)
+        method.train_actor(args, data, data.transitions(data.shuffle), 10**6, "actor_all", run)
     else:
         if name == "idm":
             network = method.IDM(args.idm, args.frame_stack, data.actions.shape[1])
         else:
             network = method.LAM(args.lam, args.frame_stack)
         network = network.to(args.device, memory_format=torch.channels_last).requires_grad_(False)
-        method.train_actor(args, data, network, "bc", run)
+        method.train_actor(args, data, network, "actor", run)
 
 
 def measure_speed(stage: str, own: Args) -> dict:

@@ -20,9 +20,10 @@ SHORT_NAMES = {  # in results.json → in the table
     "blind_probe_mse_over_var": "blind_probe",
     "action_head_mse_over_var": "labelled_error",  # of what was trained on labels: of a LAM, an IDM
     "idm_mse_over_var": "labelled_error",
+    "policy_mse_over_var": "policy_error",  # on the evaluation file
 }
 LEARNED_FROM_LABELS = ("action_head", "idm")
-OF_THE_POLICY = ("action_mse", "policy_error", "return", "normalized_score")
+OF_THE_POLICY = ("policy", "return", "normalized_score")
 ONLINE = {  # what training logs of each batch: stage, metric → in the table, the mean of its last five values
     ("lam", "action_probe_mse"): "online_action_probe_mse",
     ("lam", "obs_action_probe_mse"): "online_obs_action_probe_mse",
@@ -108,8 +109,6 @@ def read_rows(folder: Path, known: Iterable[str] = ()) -> Iterator[Row]:
         # latent actions alone, learned without labels, are the same for all budgets
         has_budget = has_policy or any(key.startswith(LEARNED_FROM_LABELS) for key in measures)
         for key, value in measures.items():
-            if key == "action_mse_over_var":  # the policy's, on the evaluation file
-                key = "policy_error/unseen_videos"
             measure, _, videos = key.partition("/")
             measure = SHORT_NAMES.get(measure, measure)
             is_number = isinstance(value, int | float | list)
