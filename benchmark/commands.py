@@ -285,8 +285,6 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
         "figure_14": Figure("pre-training on other tasks, each task", cross, per_task=True),
         "figure_15": Figure("all methods, without distractors", clean=METHODS),
         "measures_and_returns": Figure("which measure predicts the return", METHODS[2:]),
-        "table_1": Figure("return of the datasets", ["bc"]),
-        "table_2": Figure("time of each method", METHODS),
         "table_3": Figure("BC on all labels", ["bc"], ["bc"]),
     }
     for figure in figures.values():

@@ -30,28 +30,12 @@ from stats import (
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-LABELS = {
-    "bc": "BC",
-    "idm": "IDM",
-    "lapo": "LAPO",
-    "laom": "LAOM",
-    "laom_supervised": "LAOM+supervision",
-    "lapo_original": "no quantiser",
-    "lapo_original_vq": "VQ",
-    "lapo_original_fsq": "FSQ",
-    "laom_fsq": "LAOM with FSQ",
-    "idm_multi_step": "multi-step IDM",
-    "lapo_cross": "LAPO",
-    "laom_cross": "LAOM",
-    "laom_supervised_cross": "LAOM+supervision",
-}
-COLORS = {
-    "bc": "#888888",
-    "idm": "#e69f00",
-    "lapo": "#0072b2",
-    "laom": "#009e73",
-    "laom_supervised": "#cc4411",
-}
+LABELS = {"bc": "BC", "idm": "IDM", "lapo": "LAPO", "laom": "LAOM", "laom_supervised": "LAOM+supervision"}
+LABELS |= {f"{method}_cross": label for method, label in LABELS.items()}
+LABELS |= {"lapo_original": "no quantiser", "lapo_original_vq": "VQ", "lapo_original_fsq": "FSQ"}
+LABELS |= {"laom_fsq": "LAOM with FSQ", "idm_multi_step": "multi-step IDM"}
+COLORS = {"bc": "#888888", "idm": "#e69f00", "lapo": "#0072b2", "laom": "#009e73"}
+COLORS |= {"laom_supervised": "#cc4411"}
 OTHER_COLORS = ["#aa3377", "#56b4e9", "#8b6914", "#7f3fbf"]  # of variants and quantisers, in turn
 SETTINGS = {DISTRACTORS: ("with distractors", "#cc4411"), CLEAN: ("without", "#0072b2")}
 STEPS = [
@@ -78,28 +62,15 @@ PAPER_PROBES = {
 PAPER_VARIANCE = 27  # of its raw actions, mean over tasks: 35, 45, 28 and a bounded one
 
 PANEL = 3.4  # width, inches
-HOLLOW = {
-    "marker": "D",
-    "markersize": 6,
-    "linestyle": "none",
-    "markerfacecolor": "white",
-    "markeredgecolor": "black",
-    "zorder": 6,
-}
-plt.rcParams.update(
-    {
-        "font.size": 8.5,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "grid.color": "#dddddd",
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-        "figure.dpi": 150,
-        "axes.titlesize": 9,
-    }
-)
+HOLLOW = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 6}
+HOLLOW |= {"markerfacecolor": "white", "markeredgecolor": "black"}
+plt.rc("font", size=8.5)
+plt.rc("axes", grid=True, axisbelow=True, titlesize=9)
+plt.rc("axes.grid", axis="y")
+plt.rc("axes.spines", top=False, right=False)
+plt.rc("grid", color="#dddddd")
+plt.rc("legend", frameon=False)
+plt.rc("figure", dpi=150)
 
 # ---- The figures ------------------------------------------------------------------------------------------
 

@@ -42,61 +42,14 @@ from commands import (
     list_figures,
     list_runs,
 )
-from figures import DRAW, label_of, plt
-from stats import CLAIMS, MEASURES, PAPER_BC, Claim, Table, compare, correlations, runs_of
+from figures import DRAW, plt
+from stats import CLAIMS, MEASURES, PAPER_BC, Claim, Table, compare, correlations, seeds_of
 from table import join, number, print_rows
 from tidy import VIDEOS, find_folders, is_finished, read_json
 
 Rows = list[list[str]]  # the first one is the header
 
-PAPER_DATASETS = {  # average return (Table 1)
-    "cheetah-run": 837.70,
-    "walker-run": 739.79,
-    "hopper-hop": 306.63,
-    "humanoid-walk": 617.22,
-}
-PAPER_TIMES = {  # on an H100 (Table 2)
-    "lapo": "7h 38m",
-    "laom": "6h 43m",
-    "laom_supervised": "7h 6m",
-    "bc": "1h 10m",
-    "idm": "5h 30m",
-}
-
-# ---- The paper's tables ------------------------------------------------------------------------------------
-
-
-def table_1(table: Table) -> Rows:
-    """Average return of the datasets."""
-    rows = [["dataset", "average return", "paper"]]
-    returns = table.get("bc", DISTRACTORS, "dataset_return")
-    for task, paper in PAPER_DATASETS.items():
-        values = [value for (other, _), value in returns.items() if other == task]
-        if values:
-            rows.append([task, f"{np.mean(values):.2f}", f"{paper:.2f}"])
-    return rows
-
-
-def table_2(table: Table) -> Rows:
-    """Time of each method."""
-    rows = [["method", "time per run", "label budgets in it", "runs", "machine", "paper, H100"]]
-    for name in [*PAPER_TIMES, *table.scale.variants]:
-        hours = table.get(name, DISTRACTORS, "hours")
-        if not hours:
-            continue
-        folders = table.find(name)
-        results = [read_json(folders[key] / "results.json") for key in hours]
-        machines = sorted({machine_of(result) for result in results})
-        minutes = round(60 * np.mean(list(hours.values())))
-        time, budgets = f"{minutes // 60}h {minutes % 60}m", ", ".join(results[0]["budgets"])
-        paper = PAPER_TIMES.get(name, "–")
-        rows.append([label_of(name), time, budgets, str(len(hours)), ", ".join(machines), paper])
-    return rows
-
-
-def machine_of(results: dict) -> str:
-    words = [results["cpu"], f"{results['cores']} cores"]
-    return ", ".join([*words, results["gpu"]] if results["gpu"] else words)
+# ---- Table 3, verdicts and correlations --------------------------------------------------------------------
 
 
 def table_3(table: Table) -> Rows:
@@ -113,10 +66,6 @@ def table_3(table: Table) -> Rows:
             rows.append([task, *cells, str(PAPER_BC[task][DISTRACTORS]), str(PAPER_BC[task][CLEAN])])
     return rows
 
-
-TABLES = {"table_1": table_1, "table_2": table_2, "table_3": table_3}
-
-# ---- Verdicts and correlations -----------------------------------------------------------------------------
 
 VERDICTS = """The paper's claims: geometric means of the ratios of n pairs (task, seed), with 95% t intervals
 of their logarithms; a claim holds or fails where the whole interval lies on one side of 1, however large the
@@ -143,29 +92,21 @@ def claim_rows(table: Table) -> Rows:
 
 def claim_row(table: Table, claim: Claim, measure: str) -> list[str] | None:
     """None if no task and seed has all of the claim's runs."""
-    runs = runs_of(claim, table.scale)
+    runs = claim.runs(table.scale)
     comparisons = [compare(table, runs, measure, videos, table.most_labels) for videos in VIDEOS]
-    pairs = {}
-    for comparison in comparisons:
-        pairs |= dict.fromkeys([*comparison.log_ratios, *comparison.left_out])
-    if not pairs:
+    seeds = seeds_of(comparisons)
+    if not seeds:
         return None
-    seeds_of_tasks = {}
-    for task, seed in sorted(pairs, key=lambda pair: (ALL_TASKS.index(pair[0]), pair[1])):
-        seeds_of_tasks.setdefault(task, []).append(str(seed))
-    names = [f"{name} without distractors" if kind == CLEAN else name for name, kind in runs]
-    label = " / ".join(names[:2])
-    if claim.than:
-        label = f"({label}) / ({' / '.join(names[2:])})"
+    ratio = claim.ratio.replace(f"__{CLEAN}", " without distractors")
     return [
         claim.text,
-        f"{MEASURES[measure].about}: {label}",
+        f"{MEASURES[measure].about}: {ratio.replace('_small', f'_{min(table.scale.smaller_dims)}')}",
         claim.direction(measure),
         seen_and_unseen([str(len(comparison.log_ratios)) for comparison in comparisons]),
-        "; ".join(f"{task}: {', '.join(seeds)}" for task, seeds in seeds_of_tasks.items()),
+        seeds,
         *map(str, comparisons),
         seen_and_unseen([comparison.verdict(claim.direction(measure)) for comparison in comparisons]),
-        claim.paper.get(measure, "–"),
+        claim.paper_ratio(measure),
     ]
 
 
@@ -288,13 +229,9 @@ def main(args: Args):
     for name, figure in figures.items():
         if name in DRAW:
             draw(table, name, figure, args)
-            continue
-        rows = TABLES[name](table)
-        if len(rows) == 1:
-            print(f"{name}: nothing to show; python benchmark/commands.py {name} --scale {args.scale}")
-            continue
-        print(f"\nTable {name[-1]}: {figure.about}, {args.scale} scale")
-        print_rows(rows)
+    if "table_3" in figures:
+        print(f"\nTable 3: {figures['table_3'].about}, {args.scale} scale")
+        print_rows(table_3(table))
     if args.what != ("all",):
         return
     for about, rows in ((VERDICTS, claim_rows(table)), (CORRELATIONS, correlation_rows(table))):

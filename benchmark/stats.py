@@ -10,8 +10,9 @@ Used by table.py, figures.py and plot.py.
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from typing import Literal
@@ -83,7 +84,8 @@ class Table:
             rows = list(read_rows(folder, known))
             if rows:
                 runs.setdefault(rows[0][:4], rows)
-        self.rows = sorted([row for rows in runs.values() for row in rows], key=task_and_seed)
+        rows = [row for rows in runs.values() for row in rows]
+        self.rows = sorted(rows, key=lambda row: (place_of(row.task), row.task, row.seed))
         self.index = index_rows(self.rows)
         self.budgets = sorted({int(row.budget) for row in self.rows if row.budget.isdecimal()})
         self.most_labels = max(self.shared_budgets(), default=max(scale.budgets))
@@ -207,9 +209,8 @@ def age_of(folder: Path) -> tuple:
     )
 
 
-def task_and_seed(row: Row) -> tuple:
-    place = ALL_TASKS.index(row.task) if row.task in ALL_TASKS else len(ALL_TASKS)
-    return place, row.task, row.seed
+def place_of(task: str) -> int:
+    return ALL_TASKS.index(task) if task in ALL_TASKS else len(ALL_TASKS)
 
 
 def labels_of(row: Row) -> int:
@@ -288,128 +289,98 @@ def varies(sample: Sample) -> bool:
 
 @dataclass
 class Claim:
-    """A claim of the paper: a run is better or worse than another, by one measure or by several.
-
-    A run is without distractors if its name ends in __vanilla; _small is the smallest z of the scale.
-    """
+    """A claim of the paper: a run is better or worse than another, by one measure or by several."""
 
     text: str
-    run: str
-    other: str
+    ratio: str  # one run / another, or one ratio / another
     expected: Literal["better", "worse"]
     measures: tuple[str, ...]  # of MEASURES
-    paper: dict[str, str] = field(default_factory=dict)  # measure → the ratio that the paper prints
-    than: tuple[str, ...] = ()  # two runs more: the ratio is compared with theirs
+    paper: str = "–"  # the ratio that the paper prints: of returns if they are compared, else of probe errors
+
+    def runs(self, scale: Scale) -> list[tuple[str, str]]:
+        """(name, difficulty) of the runs in the ratio."""
+        runs = []
+        for name in re.findall(r"\w+", self.ratio):
+            difficulty = CLEAN if name.endswith(f"__{CLEAN}") else DISTRACTORS
+            name = name.removesuffix(f"__{CLEAN}").replace("_small", f"_{min(scale.smaller_dims)}")
+            runs.append((name, difficulty))
+        return runs
 
     def direction(self, measure: str) -> Literal["below 1", "above 1"]:
         """Where the ratio lies if the claim holds."""
         is_high = (self.expected == "better") == (MEASURES[measure].better == "high")
         return "above 1" if is_high else "below 1"
 
+    def paper_ratio(self, measure: str) -> str:
+        of = "return_mean" if "return_mean" in self.measures else "action_probe"
+        return self.paper if measure == of else "–"
+
 
 # The paper has the probe alone. What it cannot tell apart: knowing the action, and knowing the pose from
 # which an expert's action follows.
 OF_Z = ("action_probe", "perturbation_r2", "plan_r2")
 RETURN = ("return_mean",)
-
-
-def ladder(text: str, run: str, other: str, expected: Literal["better", "worse"], paper: str) -> Claim:
-    """A claim on Figure 6."""
-    return Claim(text, run, other, expected, OF_Z, {"action_probe": f"{paper} (Figure 6's logs)"})
-
-
-CLAIMS = [
-    Claim(
-        "distractors harm LAPO",
-        "lapo_original",
-        "lapo_original__vanilla",
-        "worse",
-        OF_Z,
-        {"action_probe": "8.66 (Figure 5's logs)"},
-    ),
-    Claim("distractors harm LAPO", "lapo", "lapo__vanilla", "worse", OF_Z + RETURN),
-    Claim(
-        "quantisation hurts",
-        "lapo_original_fsq__vanilla",
-        "lapo_original__vanilla",
-        "worse",
-        OF_Z,
-        {"action_probe": "6.43 (Figure 5's logs)"},
-    ),
-    Claim("quantisation hurts", "lapo_original_vq__vanilla", "lapo_original__vanilla", "worse", OF_Z),
-    Claim(
-        "quantisation hurts",
-        "lapo_original_fsq",
-        "lapo_original",
-        "worse",
-        OF_Z,
-        {"action_probe": "1.32 (Figure 5's logs)"},
-    ),
-    Claim("quantisation hurts", "lapo_original_vq", "lapo_original", "worse", OF_Z),
+BOTH = OF_Z + RETURN
+OF_LABELS = ("labelled_error", "perturbation_r2", "return_mean")
+FIGURE_5, FIGURE_6 = "(Figure 5's logs)", "(Figure 6's logs)"
+SMALL_Z = PAPER_SMALL_Z["laom"], PAPER_SMALL_Z["laom_supervised"] / PAPER_SMALL_Z["laom"]
+VQ, FSQ, NONE = "lapo_original_vq", "lapo_original_fsq", "lapo_original"
+HARM, HURTS, LABELS_HELP = "distractors harm LAPO", "quantisation hurts", "a few labels help"
+CLAIMS = [  # __vanilla: without distractors; _small: the smallest z of the scale
+    Claim(HARM, f"{NONE} / {NONE}__vanilla", "worse", OF_Z, f"8.66 {FIGURE_5}"),
+    Claim(HARM, "lapo / lapo__vanilla", "worse", BOTH),
+    Claim(HURTS, f"{FSQ}__vanilla / {NONE}__vanilla", "worse", OF_Z, f"6.43 {FIGURE_5}"),
+    Claim(HURTS, f"{VQ}__vanilla / {NONE}__vanilla", "worse", OF_Z),
+    Claim(HURTS, f"{FSQ} / {NONE}", "worse", OF_Z, f"1.32 {FIGURE_5}"),
+    Claim(HURTS, f"{VQ} / {NONE}", "worse", OF_Z),
     Claim(
         "it hurts less with distractors",
-        "lapo_original_fsq",
-        "lapo_original",
+        f"({FSQ} / {NONE}) / ({FSQ}__vanilla / {NONE}__vanilla)",
         "better",
         OF_Z,
-        {"action_probe": "0.21 (Figure 5's logs)"},
-        than=("lapo_original_fsq__vanilla", "lapo_original__vanilla"),
+        f"0.21 {FIGURE_5}",
     ),
-    ladder("pairs further apart help", "lapo_multi_step", "lapo_original", "better", "0.43"),
-    ladder("a larger z helps", "lapo", "lapo_multi_step", "better", "0.41"),
-    ladder("predicting embeddings alone costs something", "laom_no_aug", "lapo", "worse", "1.34"),
-    ladder("augmentation helps", "laom_aug", "laom_no_aug", "better", "0.52"),
-    ladder("LAOM's latent actions are better than LAPO's", "laom_aug", "lapo", "better", "0.70"),
-    ladder("all changes together help", "laom_aug", "lapo_original", "better", "0.12"),
+    Claim("pairs further apart help", "lapo_multi_step / lapo_original", "better", OF_Z, f"0.43 {FIGURE_6}"),
+    Claim("a larger z helps", "lapo / lapo_multi_step", "better", OF_Z, f"0.41 {FIGURE_6}"),
     Claim(
-        "the gain carries over to returns, in part",
-        "laom",
-        "lapo",
-        "better",
-        RETURN,
-        {"return_mean": "up to 2 (Section 4)"},
+        "predicting embeddings alone costs something",
+        "laom_no_aug / lapo",
+        "worse",
+        OF_Z,
+        f"1.34 {FIGURE_6}",
+    ),
+    Claim("augmentation helps", "laom_aug / laom_no_aug", "better", OF_Z, f"0.52 {FIGURE_6}"),
+    Claim(
+        "LAOM's latent actions are better than LAPO's", "laom_aug / lapo", "better", OF_Z, f"0.70 {FIGURE_6}"
+    ),
+    Claim("all changes together help", "laom_aug / lapo_original", "better", OF_Z, f"0.12 {FIGURE_6}"),
+    Claim(
+        "the gain carries over to returns, in part", "laom / lapo", "better", RETURN, "up to 2 (Section 4)"
     ),
     Claim(
         "it does without distractors, too",
-        "laom__vanilla",
-        "lapo__vanilla",
+        "laom__vanilla / lapo__vanilla",
         "better",
         RETURN,
-        {"return_mean": "above 1, not significantly (Section 4)"},
+        "above 1, not significantly (Section 4)",
     ),
     Claim(
-        "a few labels help",
-        "laom_supervised",
-        "laom",
+        LABELS_HELP,
+        "laom_supervised / laom",
         "better",
-        OF_Z + RETURN,
-        {"return_mean": f"{PAPER_SUPERVISION} (abstract, not said over what)"},
+        BOTH,
+        f"{PAPER_SUPERVISION} (abstract, not said over what)",
     ),
-    Claim("a few labels help", "laom_supervised", "lapo", "better", OF_Z + RETURN),
-    Claim("they help more than in BC alone", "laom_supervised", "bc", "better", RETURN),
-    Claim(
-        "supervision generalises better than an IDM",
-        "laom_supervised",
-        "idm",
-        "better",
-        ("labelled_error", "perturbation_r2", "return_mean"),
-    ),
-    Claim(
-        "a small z costs LAOM its return",
-        "laom_small",
-        "laom",
-        "worse",
-        OF_Z + RETURN,
-        {"return_mean": f"{PAPER_SMALL_Z['laom']} (Section 5)"},
-    ),
+    Claim(LABELS_HELP, "laom_supervised / lapo", "better", BOTH),
+    Claim("they help more than in BC alone", "laom_supervised / bc", "better", RETURN),
+    Claim("supervision generalises better than an IDM", "laom_supervised / idm", "better", OF_LABELS),
+    Claim("a small z costs LAOM its return", "laom_small / laom", "worse", BOTH, f"{SMALL_Z[0]} (Section 5)"),
     Claim(
         "with supervision it costs less",
-        "laom_supervised_small",
-        "laom_supervised",
+        "(laom_supervised_small / laom_supervised) / (laom_small / laom)",
         "better",
-        OF_Z + RETURN,
-        {"return_mean": f"{PAPER_SMALL_Z['laom_supervised'] / PAPER_SMALL_Z['laom']:.1f} (Section 5)"},
-        than=("laom_small", "laom"),
+        BOTH,
+        f"{SMALL_Z[1]:.1f} (Section 5)",
     ),
 ]
 
@@ -452,16 +423,6 @@ def show(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.1e}"  # as of two pairs that disagree
 
 
-def runs_of(claim: Claim, scale: Scale) -> list[tuple[str, str]]:
-    """(name, difficulty) of what a claim compares: one, over the other, over that of two more if any."""
-    smallest = min(scale.smaller_dims)
-    result = []
-    for name in (claim.run, claim.other, *claim.than):
-        difficulty = CLEAN if name.endswith(f"__{CLEAN}") else DISTRACTORS
-        result.append((name.removesuffix(f"__{CLEAN}").replace("_small", f"_{smallest}"), difficulty))
-    return result
-
-
 def compare(table: Table, runs: list[tuple[str, str]], measure: str, videos: str, budget: int) -> Comparison:
     """The ratio of two runs, or of two ratios, on the tasks and seeds that all of them have.
 
@@ -490,6 +451,15 @@ def compare(table: Table, runs: list[tuple[str, str]], measure: str, videos: str
         else:
             result.log_ratios[key] = float(np.dot(signs, np.log(numbers)))
     return result
+
+
+def seeds_of(comparisons: list[Comparison]) -> str:
+    """The tasks and seeds that were compared, in words."""
+    pairs = {key for found in comparisons for key in (*found.log_ratios, *found.left_out)}
+    seeds = {}
+    for task, seed in sorted(pairs, key=lambda pair: (place_of(pair[0]), pair)):
+        seeds.setdefault(task, []).append(str(seed))
+    return "; ".join(f"{task}: {', '.join(of_task)}" for task, of_task in seeds.items())
 
 
 def t_interval(values: list[float]) -> tuple[float, float]:

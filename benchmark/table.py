@@ -29,7 +29,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 from commands import CLEAN, DISTRACTORS, SCALES, list_runs
-from stats import MEASURES, UNEXPLAINED, Table, compare, labels_of
+from stats import MEASURES, UNEXPLAINED, Table, compare, labels_of, seeds_of
 from tidy import VIDEOS, Row, find_folders, read_json, read_rows
 
 COLUMNS = ("action_probe", "perturbation_r2", "plan_r2", "labelled_error", "policy_error", "return_mean")
@@ -122,18 +122,15 @@ def comparison_rows(table: Table, one: str, other: str) -> Rows:
 def comparison_row(table: Table, runs: list[tuple[str, str]], measure: str, budget: str) -> Rows:
     """One row, or none if no task and seed has both."""
     comparisons = [compare(table, runs, measure, videos, budget) for videos in VIDEOS]
-    pairs = sorted({key for found in comparisons for key in [*found.log_ratios, *found.left_out]})
-    if not pairs:
+    seeds = seeds_of(comparisons)
+    if not seeds:
         return []
+    pairs = {key for found in comparisons for key in (*found.log_ratios, *found.left_out)}
     means = []
     for run in runs:
         of_videos = [table.get(*run, measure, videos, budget) for videos in VIDEOS]
         of_pairs = [[values[key] for key in pairs if key in values] for values in of_videos]
         means.append(join(number(np.mean(values)) if values else "–" for values in of_pairs))
-    seeds_of_tasks = {}
-    for task, seed in pairs:
-        seeds_of_tasks.setdefault(task, []).append(str(seed))
-    seeds = "; ".join(f"{task}: {', '.join(seeds)}" for task, seeds in seeds_of_tasks.items())
     about = f"1 - {measure}" if measure in UNEXPLAINED else measure
     wanted = "below 1" if MEASURES[measure].better == "low" or measure in UNEXPLAINED else "above 1"
     answers = {"holds": "yes", "fails": "no", "undecided": "undecided"}
