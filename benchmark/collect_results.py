@@ -47,7 +47,4 @@ def main(runs: Annotated[Path, tyro.conf.Positional], output: Path = ROOT / "ben
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main, description=__doc__)
-    except OSError as error:
-        raise SystemExit(f"error: {error}")
+    tyro.cli(main, description=__doc__)

@@ -245,9 +245,7 @@ class Figure:
     clean: list[str] = field(default_factory=list)  # and without
     task: str | None = None  # where the paper takes a single task (a scale without it takes its own)
     seeds: tuple[int, ...] = ()  # fewer than the scale's
-    once: list[str] = field(
-        default_factory=list
-    )  # runs that are shown with the seeds they have, if fewer than the others'
+    once: list[str] = field(default_factory=list)  # runs of which fewer seeds than the others' will do
     part: tuple = (0, (), ())  # of the night: its number, tasks and seeds; the first part runs first
     per_task: bool = False  # a panel for each task; the others are means over tasks
     reconstruct: bool = False  # draw what the embedding holds
@@ -342,43 +340,35 @@ def data_folder(scale: Scale, seed: int) -> str:
     return f"{scale.data}/seed{seed}" if scale.data_per_seed else scale.data
 
 
-def collect_command(scale: Scale, task: str, difficulty: str, seed: int) -> list[str]:
-    command = ["python", "collect_data.py", "--task", task, "--difficulty", difficulty]
-    if scale.action_repeat > 1:
-        command += ["--action-repeat", str(scale.action_repeat)]
-    if scale.action_noise > 0:
-        command += ["--action-noise", str(scale.action_noise)]
-    command += ["--num-trajectories", str(scale.num_trajectories)]
-    command += ["--num-eval-trajectories", str(scale.num_eval_trajectories)]
-    if scale.data_per_seed:
-        command += ["--seed", str(seed)]
-    return [*command, "--output", data_folder(scale, seed)]
+def collect_command(scale: Scale, task: str, difficulty: str, seed: int) -> str:
+    command = f"collect_data.py --task {task} --difficulty {difficulty}"
+    command += f" --action-repeat {scale.action_repeat} --action-noise {scale.action_noise}"
+    command += f" --num-trajectories {scale.num_trajectories}"
+    command += f" --num-eval-trajectories {scale.num_eval_trajectories}"
+    command += f" --seed {seed if scale.data_per_seed else 0}"
+    return f"{command} --output {shlex.quote(data_folder(scale, seed))}"
 
 
 def write_line(scale: Scale, name: str, task: str, difficulty: str, seed: int, runs: str, draw: bool) -> str:
     """All commands of a run; draw: what its embedding holds, too."""
-    command = ["python", *shlex.split(list_runs(scale, task, difficulty, seed)[name])]
-    method = scale.variants.get(name, Path(command[1]).stem)
-    tasks = dict.fromkeys([task])  # those whose data it reads, its own first
-    if name.endswith("_cross"):
-        tasks |= dict.fromkeys(scale.other_tasks)
-    commands = [collect_command(scale, task, difficulty, seed) for task in tasks]
+    own_tasks = [task, *(scale.other_tasks if name.endswith("_cross") else ())]
+    commands = [collect_command(scale, own_task, difficulty, seed) for own_task in dict.fromkeys(own_tasks)]
+    train = list_runs(scale, task, difficulty, seed)[name]
+    script = Path(shlex.split(train)[0]).stem
     folder = f"{runs}/{name}" if difficulty == DISTRACTORS else f"{runs}/{name}__{difficulty}"
-    commands.append([*command, "--seed", str(seed), "--runs", folder])
-    if method == "bc":
-        return " && ".join(map(shlex.join, commands))
-
-    measure = ["--only-missing"]
-    if difficulty == DISTRACTORS:
-        own, twins = data_file(scale, task, DISTRACTORS, seed, "val"), f"{data_folder(scale, seed)}/twins"
-        rerender = ["python", "collect_data.py", "--rerender", own, "--difficulty", CLEAN]
-        commands.insert(-1, [*rerender, "--output", twins])
-        measure += ["--twin-data", f"{twins}/{Path(own).name.replace(DISTRACTORS, CLEAN)}"]
-    if draw:
-        measure += ["--reconstruct"]
-    run = shlex.quote(f"{folder}/{task}__{Path(command[1]).stem}__{seed}__")
-    measure_line = f"python benchmark/measure.py {run}* {shlex.join(measure)}"  # * is for the shell
-    return " && ".join([*map(shlex.join, commands), measure_line])
+    train += f" --seed {seed} --runs {shlex.quote(folder)}"
+    run = shlex.quote(f"{folder}/{task}__{script}__{seed}__")
+    measure = f"benchmark/measure.py {run}* --only-missing"  # the shell finds the rest of its name
+    measure += " --reconstruct" if draw else ""
+    has_measures = scale.variants.get(name, script) != "bc"
+    if has_measures and difficulty == DISTRACTORS:
+        file, twins = data_file(scale, task, DISTRACTORS, seed, "val"), f"{data_folder(scale, seed)}/twins"
+        twin = f"{twins}/{Path(file).name.replace(DISTRACTORS, CLEAN)}"
+        rerender = f"collect_data.py --rerender {shlex.quote(file)} --difficulty {CLEAN}"
+        commands.append(f"{rerender} --output {shlex.quote(twins)}")
+        measure += f" --twin-data {shlex.quote(twin)}"
+    commands += [train, measure] if has_measures else [train]
+    return " && ".join(f"python {command}" for command in commands)
 
 
 def list_lines(
@@ -414,21 +404,14 @@ def list_lines(
 @dataclass
 class Args:
     what: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """figures, tables, a night: figure_01, figure_09 (a and bc), table_3, night, all; none prints a list"""
-    scale: Literal[tuple(SCALES)] = "demo"
-    """size of everything: an entry of SCALES"""
-    tasks: tuple[Literal[ALL_TASKS], ...] = ()
-    """instead of the scale's tasks; of the night's, these alone"""
-    seeds: tuple[int, ...] = ()
-    """instead of the scale's seeds; of the night's, these alone"""
-    script: Path | None = None
-    """a variant to run beside the methods of the figures; without figures alone, with distractors"""
-    like: Literal[tuple(METHODS)] | None = None
-    """the method whose sizes the variant gets"""
-    data: str | None = None
-    """folder of the datasets, instead of the scale's"""
-    runs: str = "runs/benchmark"
-    """folder of all runs"""
+    """figures, a night: figure_01, figure_09 (a and bc), table_3, night, all; none prints a list"""
+    scale: Literal[tuple(SCALES)] = "demo"  # size of everything: an entry of SCALES
+    tasks: tuple[Literal[ALL_TASKS], ...] = ()  # instead of the scale's tasks; of the night's, these alone
+    seeds: tuple[int, ...] = ()  # instead of the scale's seeds; of the night's, these alone
+    script: Path | None = None  # a variant to run beside the methods of the figures, or alone
+    like: Literal[tuple(METHODS)] | None = None  # the method whose sizes the variant gets
+    data: str | None = None  # folder of the datasets, instead of the scale's
+    runs: str = "runs/benchmark"  # folder of all runs
 
 
 def main(args: Args):

@@ -20,8 +20,7 @@ that changes between the two, so with the distractors alone: ½ E|z - z'|² / Va
 
 What a script must define: LAM or IDM, a network (obs, future_obs) → z or action with an `encoder`; a LAM also
 predict(obs_embedding, z), and infer(obs_embedding, future_embedding) unless it has a pixel `decoder`;
-load_args, load_data, Dataset, infer_some, and held_out_probe or held_out_error; for --reconstruct batch_rows,
-learning_rate, init_weights, ResidualBlock.
+start_process, load_args, load_data, Dataset, infer_some, and held_out_probe or held_out_error.
 """
 
 import dataclasses
@@ -39,6 +38,9 @@ import tyro
 from torchvision.utils import save_image
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the scripts are
+import lapo
+
 NUM_PICTURES = 12  # columns of a picture
 
 
@@ -46,16 +48,13 @@ NUM_PICTURES = 12  # columns of a picture
 class Args:
     paths: tyro.conf.Positional[tuple[Path, ...]]
     """runs' folders; their scripts are executed: trust them"""
-    twin_data: str | None = None
-    """the trajectories of the evaluation data without distractors (collect_data.py --rerender)"""
-    reconstruct: bool = False
-    """train a pixel decoder on the frozen embedding and draw what it sees (Figure 11)"""
-    num_updates: int = 1000
-    """updates of the pixel decoder, of 64 observations each; the paper does not say how many"""
-    only_missing: bool = False
-    """leave out what has been measured, and runs whose first stage has not finished"""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """where the networks live"""
+    twin_data: str | None = (
+        None  # the evaluation trajectories without distractors (collect_data.py --rerender)
+    )
+    reconstruct: bool = False  # train a pixel decoder on the embedding and draw what it sees (Figure 11)
+    num_updates: int = 1000  # of the decoder, 64 observations each; the paper does not say how many
+    only_missing: bool = False  # leave out what has been measured, and what has not finished stage 1
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the networks live
 
 
 # ---- The run: its script as a module, its network ----------------------------------------------------------
@@ -147,30 +146,17 @@ def distractor_share(z: torch.Tensor, twin_z: torch.Tensor) -> float:
 # ---- Pictures ----------------------------------------------------------------------------------------------
 
 
-class EmbeddingDecoder(nn.Sequential):
-    """The encoder's mirror: (B, channels_in, 8, 8) → images (B, channels_out, 64, 64) in [-1, 1]."""
-
-    def __init__(self, method, channels_in: int, scale: int, num_res_blocks: int, channels_out: int):
-        blocks = []
-        for channels in (32 * scale, 32 * scale, 16 * scale):
-            blocks.append(nn.ConvTranspose2d(channels_in, channels, 2, stride=2))
-            blocks += [method.ResidualBlock(channels) for _ in range(num_res_blocks)]
-            channels_in = channels
-        super().__init__(*blocks, nn.GELU(), nn.Conv2d(channels_in, channels_out, 1), nn.Tanh())
-        self.apply(method.init_weights)
-
-
 def reconstruct(method, args, encoder: nn.Module, data, eval_data, num_updates: int, path: Path):
     """Figure 11: a pixel decoder learns to see through a frozen embedding; draws true and decoded frames."""
     torch.manual_seed(args.seed)
-    scale = encoder.channels_out // 32
-    decoder = EmbeddingDecoder(method, encoder.channels_out, scale, 1, 3 * args.frame_stack)
+    sizes = args.lam if hasattr(method, "LAM") else args.idm
+    decoder = lapo.PixelDecoder(sizes, encoder.channels_out, 3 * args.frame_stack).apply(lapo.init_weights)
     decoder = decoder.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(decoder.parameters(), lr=1e-3, fused=True)
     index = data.transitions(data.shuffle)
     for step in tqdm(range(num_updates), desc="reconstruction", unit="update"):
-        optim.param_groups[0]["lr"] = method.learning_rate(1e-3, step, 0, num_updates, "cosine")
-        obs = data.observe(index[method.batch_rows(len(index), 64, args.seed, step)])
+        optim.param_groups[0]["lr"] = lapo.learning_rate(1e-3, step, 0, num_updates, "cosine")
+        obs = data.observe(index[lapo.batch_rows(len(index), 64, args.seed, step)])
         with args.autocast():
             decoded = decoder(encoder(obs))
         loss = F.mse_loss(decoded.float(), obs.float())

@@ -148,18 +148,13 @@ def seen_and_unseen(cells: list[str]) -> str:
 class Args:
     what: Annotated[tuple[str, ...], tyro.conf.Positional] = ("all",)
     """figures and tables: figure_01, figure_09 (a and bc), table_3, …, all"""
-    scale: Literal[tuple(SCALES)] = "demo"
-    """whose runs: an entry of SCALES in benchmark/commands.py"""
+    scale: Literal[tuple(SCALES)] = "demo"  # whose runs: an entry of SCALES in benchmark/commands.py
     runs: tuple[str, ...] = ()
     """folders of runs, or quoted patterns, instead of runs/benchmark/<scale> and benchmark/results/<scale>"""
-    like: tuple[str, ...] = ()
-    """variants and the methods they are like: laom_cosine=laom"""
-    videos: Literal[VIDEOS] = "seen_videos"
-    """of the evaluation and of the probes; Figure 9a has unseen ones in any case"""
-    partial: bool = False
-    """draw a figure although it lacks some of its runs"""
-    output: Path = ROOT / "benchmark" / "pictures"
-    """folder of the pictures"""
+    like: tuple[str, ...] = ()  # variants and the methods they are like: laom_cosine=laom
+    videos: Literal[VIDEOS] = "seen_videos"  # of returns and probes; Figure 9a has unseen ones in any case
+    partial: bool = False  # draw a figure although it lacks some of its runs
+    output: Path = ROOT / "benchmark" / "pictures"  # folder of the pictures
 
 
 def load_table(args: Args) -> Table:
@@ -242,7 +237,4 @@ def main(args: Args):
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except (KeyboardInterrupt, OSError) as error:
-        raise SystemExit(f"error: {str(error) or 'interrupted'}")
+    main(tyro.cli(Args, description=__doc__))

@@ -10,6 +10,7 @@ Used by table.py, figures.py and plot.py.
 """
 
 import copy
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -291,9 +292,9 @@ def varies(sample: Sample) -> bool:
 class Claim:
     """A claim of the paper: a run is better or worse than another, by one measure or by several."""
 
+    expected: Literal["better", "worse"]
     text: str
     ratio: str  # one run / another, or one ratio / another
-    expected: Literal["better", "worse"]
     measures: tuple[str, ...]  # of MEASURES
     paper: str = "–"  # the ratio that the paper prints: of returns if they are compared, else of probe errors
 
@@ -322,66 +323,36 @@ OF_Z = ("action_probe", "perturbation_r2", "plan_r2")
 RETURN = ("return_mean",)
 BOTH = OF_Z + RETURN
 OF_LABELS = ("labelled_error", "perturbation_r2", "return_mean")
-FIGURE_5, FIGURE_6 = "(Figure 5's logs)", "(Figure 6's logs)"
+FIGURE_5, FIGURE_6, SECTION_4 = "(Figure 5's logs)", "(Figure 6's logs)", "(Section 4)"
 SMALL_Z = PAPER_SMALL_Z["laom"], PAPER_SMALL_Z["laom_supervised"] / PAPER_SMALL_Z["laom"]
 VQ, FSQ, NONE = "lapo_original_vq", "lapo_original_fsq", "lapo_original"
-HARM, HURTS, LABELS_HELP = "distractors harm LAPO", "quantisation hurts", "a few labels help"
+OF_FSQ = f"({FSQ} / {NONE}) / ({FSQ}__vanilla / {NONE}__vanilla)"
+OF_SMALL = "(laom_supervised_small / laom_supervised) / (laom_small / laom)"
+OF_CLEAN = "laom__vanilla / lapo__vanilla"
+HARM, HURTS, HELP = "distractors harm LAPO", "quantisation hurts", "a few labels help"
+better, worse = functools.partial(Claim, "better"), functools.partial(Claim, "worse")
 CLAIMS = [  # __vanilla: without distractors; _small: the smallest z of the scale
-    Claim(HARM, f"{NONE} / {NONE}__vanilla", "worse", OF_Z, f"8.66 {FIGURE_5}"),
-    Claim(HARM, "lapo / lapo__vanilla", "worse", BOTH),
-    Claim(HURTS, f"{FSQ}__vanilla / {NONE}__vanilla", "worse", OF_Z, f"6.43 {FIGURE_5}"),
-    Claim(HURTS, f"{VQ}__vanilla / {NONE}__vanilla", "worse", OF_Z),
-    Claim(HURTS, f"{FSQ} / {NONE}", "worse", OF_Z, f"1.32 {FIGURE_5}"),
-    Claim(HURTS, f"{VQ} / {NONE}", "worse", OF_Z),
-    Claim(
-        "it hurts less with distractors",
-        f"({FSQ} / {NONE}) / ({FSQ}__vanilla / {NONE}__vanilla)",
-        "better",
-        OF_Z,
-        f"0.21 {FIGURE_5}",
-    ),
-    Claim("pairs further apart help", "lapo_multi_step / lapo_original", "better", OF_Z, f"0.43 {FIGURE_6}"),
-    Claim("a larger z helps", "lapo / lapo_multi_step", "better", OF_Z, f"0.41 {FIGURE_6}"),
-    Claim(
-        "predicting embeddings alone costs something",
-        "laom_no_aug / lapo",
-        "worse",
-        OF_Z,
-        f"1.34 {FIGURE_6}",
-    ),
-    Claim("augmentation helps", "laom_aug / laom_no_aug", "better", OF_Z, f"0.52 {FIGURE_6}"),
-    Claim(
-        "LAOM's latent actions are better than LAPO's", "laom_aug / lapo", "better", OF_Z, f"0.70 {FIGURE_6}"
-    ),
-    Claim("all changes together help", "laom_aug / lapo_original", "better", OF_Z, f"0.12 {FIGURE_6}"),
-    Claim(
-        "the gain carries over to returns, in part", "laom / lapo", "better", RETURN, "up to 2 (Section 4)"
-    ),
-    Claim(
-        "it does without distractors, too",
-        "laom__vanilla / lapo__vanilla",
-        "better",
-        RETURN,
-        "above 1, not significantly (Section 4)",
-    ),
-    Claim(
-        LABELS_HELP,
-        "laom_supervised / laom",
-        "better",
-        BOTH,
-        f"{PAPER_SUPERVISION} (abstract, not said over what)",
-    ),
-    Claim(LABELS_HELP, "laom_supervised / lapo", "better", BOTH),
-    Claim("they help more than in BC alone", "laom_supervised / bc", "better", RETURN),
-    Claim("supervision generalises better than an IDM", "laom_supervised / idm", "better", OF_LABELS),
-    Claim("a small z costs LAOM its return", "laom_small / laom", "worse", BOTH, f"{SMALL_Z[0]} (Section 5)"),
-    Claim(
-        "with supervision it costs less",
-        "(laom_supervised_small / laom_supervised) / (laom_small / laom)",
-        "better",
-        BOTH,
-        f"{SMALL_Z[1]:.1f} (Section 5)",
-    ),
+    worse(HARM, f"{NONE} / {NONE}__vanilla", OF_Z, f"8.66 {FIGURE_5}"),
+    worse(HARM, "lapo / lapo__vanilla", BOTH),
+    worse(HURTS, f"{FSQ}__vanilla / {NONE}__vanilla", OF_Z, f"6.43 {FIGURE_5}"),
+    worse(HURTS, f"{VQ}__vanilla / {NONE}__vanilla", OF_Z),
+    worse(HURTS, f"{FSQ} / {NONE}", OF_Z, f"1.32 {FIGURE_5}"),
+    worse(HURTS, f"{VQ} / {NONE}", OF_Z),
+    better("it hurts less with distractors", OF_FSQ, OF_Z, f"0.21 {FIGURE_5}"),
+    better("pairs further apart help", f"lapo_multi_step / {NONE}", OF_Z, f"0.43 {FIGURE_6}"),
+    better("a larger z helps", "lapo / lapo_multi_step", OF_Z, f"0.41 {FIGURE_6}"),
+    worse("predicting embeddings alone costs something", "laom_no_aug / lapo", OF_Z, f"1.34 {FIGURE_6}"),
+    better("augmentation helps", "laom_aug / laom_no_aug", OF_Z, f"0.52 {FIGURE_6}"),
+    better("LAOM's latent actions are better than LAPO's", "laom_aug / lapo", OF_Z, f"0.70 {FIGURE_6}"),
+    better("all changes together help", f"laom_aug / {NONE}", OF_Z, f"0.12 {FIGURE_6}"),
+    better("the gain carries over to returns, in part", "laom / lapo", RETURN, f"up to 2 {SECTION_4}"),
+    better("it does without distractors, too", OF_CLEAN, RETURN, f"above 1, not significantly {SECTION_4}"),
+    better(HELP, "laom_supervised / laom", BOTH, f"{PAPER_SUPERVISION} (abstract, not said over what)"),
+    better(HELP, "laom_supervised / lapo", BOTH),
+    better("they help more than in BC alone", "laom_supervised / bc", RETURN),
+    better("supervision generalises better than an IDM", "laom_supervised / idm", OF_LABELS),
+    worse("a small z costs LAOM its return", "laom_small / laom", BOTH, f"{SMALL_Z[0]} (Section 5)"),
+    better("with supervision it costs less", OF_SMALL, BOTH, f"{SMALL_Z[1]:.1f} (Section 5)"),
 ]
 
 

@@ -184,7 +184,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main, description=__doc__)
-    except OSError as error:
-        raise SystemExit(f"error: {error}")
+    tyro.cli(main, description=__doc__)

@@ -45,16 +45,11 @@ REFERENCE_FLAGS = {  # what the demo has otherwise
 
 @dataclass
 class Args:
-    sizes: Literal["reference", "paper"] = "reference"
-    """of networks and batches: small ones for a CPU (see above), or Appendix F's"""
-    stages: tuple[Literal[STAGES], ...] = STAGES
-    """script.stage of what to measure"""
-    num_updates: int = 30
-    """updates that are timed, after three that are not"""
-    data: str = "data/cheetah-run__scale_easy_video_hard__repeat4__noise0.8__train.hdf5"
-    """training file"""
-    flags: str = ""
-    """further arguments of the stages' scripts, with an equals sign: --flags="--device cpu --compile" """
+    sizes: Literal["reference", "paper"] = "reference"  # small ones for a CPU (see above), or Appendix F's
+    stages: tuple[Literal[STAGES], ...] = STAGES  # script.stage of what to measure
+    num_updates: int = 30  # updates that are timed, after three that are not
+    data: str = "data/cheetah-run__scale_easy_video_hard__repeat4__noise0.8__train.hdf5"  # training file
+    flags: str = ""  # further arguments of the scripts, with an equals sign: --flags="--device cpu"
 
 
 class ShortRun:
@@ -163,7 +158,4 @@ def main(own: Args):
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except (KeyboardInterrupt, OSError, MemoryError, concurrent.futures.process.BrokenProcessPool) as error:
-        raise SystemExit(f"error: {str(error) or type(error).__name__}")
+    main(tyro.cli(Args, description=__doc__))
