@@ -38,13 +38,8 @@ COLORS = {"bc": "#888888", "idm": "#e69f00", "lapo": "#0072b2", "laom": "#009e73
 COLORS |= {"laom_supervised": "#cc4411"}
 OTHER_COLORS = ["#aa3377", "#56b4e9", "#8b6914", "#7f3fbf"]  # of variants and quantisers, in turn
 SETTINGS = {DISTRACTORS: ("with distractors", "#cc4411"), CLEAN: ("without", "#0072b2")}
-STEPS = [
-    "LAPO",
-    "+ multi-step\nIDM",
-    "+ larger\nz",
-    "- pixels\n(embeddings)",
-    "+ augmen-\ntation",
-]  # Figure 6
+# The columns of Figure 6
+STEPS = ["LAPO", "+ multi-step\nIDM", "+ larger\nz", "- pixels\n(embeddings)", "+ augmen-\ntation"]
 # Figures 5 and 6: what z tells, the same of z(obs, obs), and the label of an axis
 WHAT_Z_TELLS = [
     ("action_probe", "blind_probe", "probe error, MSE / Var(a)"),
@@ -117,11 +112,11 @@ def draw_probes(table: Table, name: str):
         return None
     figure, axes = begin(table, name, rows=len(shown), width=6)
     for ax, (measure, blind, label) in zip(axes, shown):
-        numbers = draw_settings(table, about, ax, measure, blind)
+        paper = PAPER_PROBES[name] if measure == "action_probe" else None
+        numbers = draw_settings(table, about, ax, measure, blind, paper)
         ax.set_xlim(-0.5, len(columns) - 0.5)
         ax.set_xticks(range(len(columns)), [" | ".join(numbers[column]) for column in columns])
         ax.set_ylabel(label)
-    draw_paper_probes(axes[0], name, about)
     from_zero(axes[0])
     axes[0].set_title("below the bars: ours, with | without distractors", loc="left")
     steps = STEPS if name == "figure_06" else [LABELS[column] for column in columns]
@@ -131,8 +126,12 @@ def draw_probes(table: Table, name: str):
     return figure
 
 
-def draw_settings(table: Table, about: Figure, ax, measure: str, blind: str) -> dict:
-    """Bars with and without distractors, over them what z(obs, obs) reaches; column → their numbers."""
+def draw_settings(table: Table, about: Figure, ax, measure: str, blind: str, paper: dict | None) -> dict:
+    """Bars with and without distractors, over them what z(obs, obs) reaches; column → their numbers.
+
+    paper: its numbers, which are MSEs of raw actions.
+    """
+    paper_label = f"paper: MSE of raw actions / {PAPER_VARIANCE}, mostly of its large ones"
     numbers = {column: [] for column in about.distractors}
     for difficulty, names, shift in ((DISTRACTORS, about.distractors, -0.2), (CLEAN, about.clean, 0.2)):
         label, color = SETTINGS[difficulty]
@@ -146,16 +145,10 @@ def draw_settings(table: Table, about: Figure, ax, measure: str, blind: str) -> 
                 height = center(found_blind)
                 ax.hlines(height, x - 0.19, x + 0.19, "black", ":", label="from z(obs, obs)", zorder=5)
             numbers[run_name].append(f"{center(found):.2f}" if found else "–")
+            mse = paper and paper[difficulty][names.index(run_name)]
+            if mse:
+                ax.plot(x, mse / PAPER_VARIANCE, **HOLLOW, label=paper_label)
     return numbers
-
-
-def draw_paper_probes(ax, name: str, about: Figure):
-    label = f"paper: MSE of raw actions / {PAPER_VARIANCE}, mostly of its large ones"
-    for difficulty, names, shift in ((DISTRACTORS, about.distractors, -0.2), (CLEAN, about.clean, 0.2)):
-        for run_name, mse in zip(names, PAPER_PROBES[name][difficulty]):
-            x = about.distractors.index(run_name) + shift
-            if mse is not None:
-                ax.plot(x, mse / PAPER_VARIANCE, **HOLLOW, label=label)
 
 
 def draw_curves(table: Table, name: str):

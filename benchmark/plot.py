@@ -43,9 +43,9 @@ from commands import (
     list_runs,
 )
 from figures import DRAW, plt
+from results import VIDEOS, find_folders, is_finished, read_json
 from stats import CLAIMS, MEASURES, PAPER_BC, Claim, Table, compare, correlations, seeds_of
 from table import join, number, print_rows
-from tidy import VIDEOS, find_folders, is_finished, read_json
 
 Rows = list[list[str]]  # the first one is the header
 

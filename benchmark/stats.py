@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import scipy.stats
 from commands import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, Figure, Scale, list_figures
-from tidy import Row, read_json, read_rows
+from results import Row, read_json, read_rows
 
 # Values of some quantity: task → seed → values, such as the returns of its episodes.
 Sample = dict[str, dict[int, np.ndarray]]
@@ -202,12 +202,9 @@ class Table:
 
 def age_of(folder: Path) -> tuple:
     """Sorts runs of one kind: by the number of label budgets, then by date."""
-    results = read_json(folder / "results.json")
-    return (
-        len(results.get("budgets", ())),
-        results.get("date") or "",
-        (folder / "results.json").stat().st_mtime,
-    )
+    path = folder / "results.json"
+    results = read_json(path)
+    return len(results.get("budgets", ())), results.get("date", ""), path.stat().st_mtime
 
 
 def place_of(task: str) -> int:

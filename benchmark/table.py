@@ -4,7 +4,7 @@
     python benchmark/table.py benchmark/results/mini/*/*/* --mean        # means over seeds
     python benchmark/table.py runs/* --compare laom_cosine laom          # of several seeds and tasks
     python benchmark/table.py runs/* --measures effective_rank distractor_share
-    python benchmark/table.py benchmark/results/mini/*/*/* --csv benchmark/results/mini.csv
+    python benchmark/table.py runs/* --csv runs.csv                      # a row for each number
 
 Cells are seen | unseen videos, or the one number there is. Errors are MSE / Var(a), held out: action_probe is
 that of a probe z → action, labelled_error that of what was trained on labels itself (the LAM's action head or
@@ -15,11 +15,9 @@ where a run left the policy untrained.
 
 --compare takes the ratio for each task and seed that both have, and prints their geometric mean and the 95% t
 interval of their logarithms, on seen and on unseen videos: for shares (R²) the ratio of what is unexplained,
-1 - R². A run's name is its script's, or that of its folder in the benchmark. The CSV has a row for each run,
-label budget, measure and kind of videos.
+1 - R². A run's name is its script's, or that of its folder in the benchmark.
 """
 
-import csv
 import sys
 from collections.abc import Iterable
 from math import isnan
@@ -29,8 +27,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 from commands import CLEAN, DISTRACTORS, SCALES, list_runs
+from results import VIDEOS, Row, find_folders, read_json, read_rows, write_csv
 from stats import MEASURES, UNEXPLAINED, Table, compare, labels_of, seeds_of
-from tidy import VIDEOS, Row, find_folders, read_json, read_rows
 
 COLUMNS = ("action_probe", "perturbation_r2", "plan_r2", "labelled_error", "policy_error", "return_mean")
 KNOWN = [*list_runs(SCALES["paper"], "cheetah-run"), "laom_aug"]  # names that folders of runs may have
@@ -140,17 +138,6 @@ def comparison_row(table: Table, runs: list[tuple[str, str]], measure: str, budg
 
 
 # ---- Main --------------------------------------------------------------------------------------------------
-
-
-def write_csv(rows: list[Row], path: Path):
-    """Every number of the table; lists, such as the returns of episodes, stand in results.json."""
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Row._fields[:-1])
-        for row in rows:
-            if not isinstance(row.value, list):
-                writer.writerow([*row[:-2], f"{row.value:.6g}"])
-    print(f"{path}: {len(rows)} rows")
 
 
 def main(

@@ -1,18 +1,27 @@
-"""Finished runs as one tidy table: a row for each run, label budget, measure and kind of videos.
+"""Finished runs as one tidy table, and the small files of them that benchmark/results/ keeps.
 
-Statistics, tables, figures and CSV files all read it. A run is a folder with args.json and results.json; what
-measure.py has written beside its weights and the end of its training curves join in. Errors are MSE / Var(a).
-Used by table.py, stats.py, plot.py and collect_results.py.
+    python benchmark/results.py runs/benchmark/mini         # fills benchmark/results/mini/ and mini.csv
+
+The table has a row for each run, label budget, measure and kind of videos. Statistics, tables, figures and
+CSV files all read it. A run is a folder with args.json and results.json; what measure.py has written beside
+its weights joins in, and so does the end of its training curves. Errors are MSE / Var(a).
+
+As a command it keeps two files of each finished run in <scale>/<task>/<name>[__vanilla]/seed<n>/: args.json,
+and results.json with all of that. Of several runs of one kind it keeps the newest.
 """
 
+import csv
 import glob
 import json
+import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
-from commands import CLEAN
+import tyro
+from commands import CLEAN, ROOT
 
 VIDEOS = ("seen_videos", "unseen_videos")
 SHORT_NAMES = {  # in results.json → in the table
@@ -133,3 +142,40 @@ def is_finished(folder: Path) -> bool:
     if not finished:
         print(f"{folder} has not finished")
     return finished
+
+
+def write_csv(rows: list[Row], path: Path):
+    """The numbers of the table; lists, such as the returns of episodes, stand in results.json."""
+    rows = [row for row in rows if not isinstance(row.value, list)]
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Row._fields[:-1])
+        for row in rows:
+            writer.writerow([*row[:-2], f"{row.value:.6g}"])
+    print(f"{path}: {len(rows)} rows")
+
+
+def keep(run: Path, target: Path):
+    """Copies what is small of a run."""
+    args = read_json(run / "args.json")
+    results = read_results(run, args)
+    folder = target / results["task"] / run.parent.name / f"seed{results['seed']}"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(run / "args.json", folder)
+    text = json.dumps(results, indent=2)
+    text = re.sub(r"\[\s+([^][{}]*?)\s+]", lambda found: f"[{' '.join(found[1].split())}]", text)  # one line
+    (folder / "results.json").write_text(text + "\n")
+
+
+def main(runs: Annotated[Path, tyro.conf.Positional], output: Path = ROOT / "benchmark" / "results"):
+    """runs: the folder of a scale's runs, <name>/<run>; its name is the scale's."""
+    scale = output / runs.resolve().name
+    finished = [folder for folder in find_folders([f"{runs}/*/*"]) if is_finished(folder)]
+    for folder in sorted(finished, key=lambda folder: (folder / "results.json").stat().st_mtime):
+        keep(folder, scale)
+    kept = find_folders([f"{scale}/*/*/*"])
+    write_csv([row for folder in kept for row in read_rows(folder)], scale.with_suffix(".csv"))
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
