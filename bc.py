@@ -191,6 +191,31 @@ class Actor(nn.Module):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
 
 
+def units_of(task, actions):
+    """Mean and scale (A,) of actions (n, A): networks learn (action - mean) / scale, whatever the units are.
+
+    The paper's tasks keep theirs, as its hyperparameters are made for them.
+    """
+    mean = torch.zeros(actions.shape[1])
+    scale = torch.ones(actions.shape[1])
+    if task not in BC_RETURNS and len(actions) > 0:
+        mean = actions.mean(0)
+        deviation = actions.std(0, correction=0)
+        scale = deviation.where(deviation > 1e-6 * mean.abs(), scale)  # of a constant: 1
+    return mean, scale
+
+
+def keep_units(network, mean, scale):
+    """Keeps the units of a network's answers among its weights."""
+    network.register_buffer("mean", mean)
+    network.register_buffer("scale", scale)
+
+
+def in_units(network, answer):
+    """What a network's answer stands for, an action or a latent action, in float32."""
+    return answer.float() * network.scale + network.mean
+
+
 # ---- Behaviour cloning -------------------------------------------------------------------------------------
 
 
@@ -199,6 +224,8 @@ def train_actor(args, data, index, num_updates, stage, run):
     cfg = args.bc
     torch.manual_seed(args.seed)
     actor = Actor(cfg, args.frame_stack, data.actions.shape[1])
+    mean, scale = units_of(data.task, data.actions[index])
+    keep_units(actor, mean, scale)
     actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
@@ -214,7 +241,7 @@ def train_actor(args, data, index, num_updates, stage, run):
         actions = to_device(data.actions[batch], args.device)
 
         with args.autocast():
-            loss = F.mse_loss(actor(obs).float(), actions)
+            loss = F.mse_loss(actor(obs).float(), (actions - actor.mean) / actor.scale)
 
         optim.zero_grad()
         loss.backward()
@@ -223,8 +250,13 @@ def train_actor(args, data, index, num_updates, stage, run):
 
         if run.log_due(step):
             run.log(step, optim, loss=loss)
-    warn_if_dead(args, actor, data, index, data.actions[index].var(0).mean(), stage, run)
+    warn_if_dead(args, actor, data, index, (data.actions[index] / scale).var(0).mean(), stage, run)
     return actor
+
+
+def act(actor, obs):
+    """The policy: obs (B, 9, 64, 64) → action (B, A) in the data's units."""
+    return in_units(actor, actor(obs))
 
 
 # ---- Held-out error ----------------------------------------------------------------------------------------
@@ -1415,9 +1447,10 @@ def run_stages(args, data, labeled_data, eval_data, environments, run):
             num_updates = args.bc.num_epochs * (len(index) // args.bc.batch_size)
         actor = train_actor(args, source, index, num_updates, f"actor_{budget}", run)
         if RANK == 0:
-            errors = policy_errors(args, actor, eval_data)
+            policy = partial(act, actor)
+            errors = policy_errors(args, policy, eval_data)
             print_measures(f"BC with {budget} labelled trajectories", errors, run)
-            run.finish_budget(budget, errors, *evaluate(args, environments, actor, run))
+            run.finish_budget(budget, errors, *evaluate(args, environments, policy, run))
 
 
 def main(args):

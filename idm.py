@@ -252,6 +252,31 @@ class Actor(nn.Module):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
 
 
+def units_of(task, actions):
+    """Mean and scale (A,) of actions (n, A): networks learn (action - mean) / scale, whatever the units are.
+
+    The paper's tasks keep theirs, as its hyperparameters are made for them.
+    """
+    mean = torch.zeros(actions.shape[1])
+    scale = torch.ones(actions.shape[1])
+    if task not in BC_RETURNS and len(actions) > 0:
+        mean = actions.mean(0)
+        deviation = actions.std(0, correction=0)
+        scale = deviation.where(deviation > 1e-6 * mean.abs(), scale)  # of a constant: 1
+    return mean, scale
+
+
+def keep_units(network, mean, scale):
+    """Keeps the units of a network's answers among its weights."""
+    network.register_buffer("mean", mean)
+    network.register_buffer("scale", scale)
+
+
+def in_units(network, answer):
+    """What a network's answer stands for, an action or a latent action, in float32."""
+    return answer.float() * network.scale + network.mean
+
+
 # ---- Stage 1: the inverse dynamics model (Section 5) -------------------------------------------------------
 
 
@@ -260,6 +285,7 @@ def train_idm(args, data, index, stage, run):
     cfg = args.idm
     torch.manual_seed(args.seed)
     idm = IDM(cfg, args.frame_stack, data.actions.shape[1])
+    keep_units(idm, *units_of(data.task, data.actions[index]))
     idm.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(idm.parameters(), fused=True)
     if args.compile:
@@ -278,7 +304,7 @@ def train_idm(args, data, index, stage, run):
         actions = to_device(data.actions[batch], args.device)
 
         with args.autocast():
-            loss = F.mse_loss(idm(obs, future_obs).float(), actions)
+            loss = F.mse_loss(idm(obs, future_obs).float(), (actions - idm.mean) / idm.scale)
 
         optim.zero_grad()
         loss.backward()
@@ -298,6 +324,7 @@ def train_actor(args, data, idm, stage, run):
     cfg = args.bc
     torch.manual_seed(args.seed)
     actor = Actor(cfg, args.frame_stack, idm.head.output.out_features)
+    keep_units(actor, idm.mean, idm.scale)
     actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
@@ -328,6 +355,11 @@ def train_actor(args, data, idm, stage, run):
     return actor
 
 
+def act(actor, obs):
+    """The policy: obs (B, 9, 64, 64) → action (B, A) in the data's units."""
+    return in_units(actor, actor(obs))
+
+
 # ---- Held-out error (Figure 9a) ----------------------------------------------------------------------------
 
 
@@ -335,9 +367,13 @@ def held_out_error(args, idm, data, eval_data):
     """Errors of the IDM's actions at k = 1 on trajectories that it has not seen."""
     results = {}
     fitted, tests = split_for_probes(args, data, eval_data)
-    fitted_z = infer_some(args, idm, *fitted)  # here z is the action itself
+
+    def answer(obs, next_obs):  # the action itself takes the place of z
+        return in_units(idm, idm(obs, next_obs))
+
+    fitted_z = infer_some(args, answer, *fitted)
     for videos, source in tests.items():
-        held_out_z = infer_some(args, idm, *source)
+        held_out_z = infer_some(args, answer, *source)
         z, actions, _ = held_out_z
         results |= action_errors("idm", videos, z, actions)
         results |= perturbation_errors("", videos, fitted_z, held_out_z)
@@ -1597,8 +1633,9 @@ def run_stages(args, data, labeled_data, eval_data, environments, run):
             print_measures(f"IDM with {budget} labelled trajectories", errors, run)
         actor = train_actor(args, data, idm, f"actor_{budget}", run)
         if RANK == 0:
-            measures = errors | policy_errors(args, actor, eval_data)
-            run.finish_budget(budget, measures, *evaluate(args, environments, actor, run))
+            policy = partial(act, actor)
+            measures = errors | policy_errors(args, policy, eval_data)
+            run.finish_budget(budget, measures, *evaluate(args, environments, policy, run))
 
 
 def main(args):

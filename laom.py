@@ -293,16 +293,26 @@ class Probes(nn.Module):
 
     def __init__(self, latent_action_dim, embedding_dim, data):
         super().__init__()
+        known_actions = data.actions[data.actions.isfinite().all(1)]
+        keep_units(self, *units_of(data.task, known_actions))
+        self.variance = nan
+        if data.has_actions:
+            self.variance = (known_actions / self.scale).var(0, correction=0).mean().item()
         self.action = nn.Linear(latent_action_dim, data.actions.shape[1])
         self.obs_action = nn.Linear(embedding_dim, data.actions.shape[1])
         self.state = nn.Linear(embedding_dim, data.states.shape[1])
 
     def forward(self, z, obs_embedding, actions, states):
+        actions = (actions - self.mean) / self.scale
         return {
             "action_probe_mse": known_mse(self.action(z), actions),
             "obs_action_probe_mse": known_mse(self.obs_action(obs_embedding), actions),
             "state_probe_mse": known_mse(self.state(obs_embedding), states),
         }
+
+    def over_variance(self, losses):
+        names = ("action_probe_mse", "obs_action_probe_mse")
+        return {f"{name}_over_var": losses[name] / self.variance for name in names}
 
 
 def known_mse(prediction, target):
@@ -323,6 +333,31 @@ class Actor(nn.Module):
 
     def forward(self, obs):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
+
+
+def units_of(task, actions):
+    """Mean and scale (A,) of actions (n, A): networks learn (action - mean) / scale, whatever the units are.
+
+    The paper's tasks keep theirs, as its hyperparameters are made for them.
+    """
+    mean = torch.zeros(actions.shape[1])
+    scale = torch.ones(actions.shape[1])
+    if task not in BC_RETURNS and len(actions) > 0:
+        mean = actions.mean(0)
+        deviation = actions.std(0, correction=0)
+        scale = deviation.where(deviation > 1e-6 * mean.abs(), scale)  # of a constant: 1
+    return mean, scale
+
+
+def keep_units(network, mean, scale):
+    """Keeps the units of a network's answers among its weights."""
+    network.register_buffer("mean", mean)
+    network.register_buffer("scale", scale)
+
+
+def in_units(network, answer):
+    """What a network's answer stands for, an action or a latent action, in float32."""
+    return answer.float() * network.scale + network.mean
 
 
 # ---- Stage 1: the latent action model (Section 4) ----------------------------------------------------------
@@ -388,7 +423,7 @@ def train_lam(args, data, stage, run):
                     slow.lerp_(fast, cfg.target_tau)
 
         if run.log_due(step):
-            losses = probe_losses if data.has_actions else {}
+            losses = probe_losses | probes.over_variance(probe_losses) if data.has_actions else {}
             embedding_variance = target_embedding.float().var(0).mean()
             run.log(step, optim, loss=loss, embedding_variance=embedding_variance, **losses)
     return lam
@@ -414,6 +449,7 @@ def train_actor(args, data, lam, stage, run):
     latent_actions = infer_all(args, lam, data, index if infer_once else index[:: len(index) // 4096 + 1])
     mean = latent_actions.mean(0)
     scale = latent_actions.var(0).mean().sqrt().clamp(min=1e-6)  # one number
+    keep_units(actor, mean, scale)
     updates_per_epoch = len(index) // cfg.batch_size
     total = cfg.num_epochs * updates_per_epoch
     warmup = cfg.warmup_epochs * updates_per_epoch
@@ -455,7 +491,9 @@ def train_decoder(args, data, index, actor, stage, run):
     optim = torch.optim.Adam(decoder.parameters(), fused=True)
 
     latent_actions = infer_all(args, lambda obs, _: actor(obs), data, index)
-    actions = data.actions[index].to(args.device)
+    mean, scale = units_of(data.task, data.actions[index])
+    actions = ((data.actions[index] - mean) / scale).to(args.device)
+    keep_units(decoder, mean.to(args.device), scale.to(args.device))
     total = cfg.num_updates
     for step in run.steps(stage, total, cfg.batch_size, decoder=decoder, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, 0, total, args.lr_schedule)
@@ -474,6 +512,11 @@ def train_decoder(args, data, index, actor, stage, run):
         if run.log_due(step):
             run.log(step, optim, loss=loss)
     return decoder
+
+
+def act(actor, decoder, obs):
+    """The policy: obs (B, 9, 64, 64) → action (B, A) in the data's units."""
+    return in_units(decoder, decoder(actor(obs)))
 
 
 # ---- Held-out probe: what z tells of the true action (Section 3) -------------------------------------------
@@ -1815,7 +1858,7 @@ def run_stages(args, data, labeled_data, eval_data, environments, run):
         index = labeled_data.transitions(labeled_data.shuffle[:budget])
         decoder = train_decoder(args, labeled_data, index, actor, f"decoder_{budget}", run)
         if RANK == 0:
-            policy = nn.Sequential(actor, decoder)
+            policy = partial(act, actor, decoder)
             measures = latent_actions | policy_errors(args, policy, eval_data)
             run.finish_budget(budget, measures, *evaluate(args, environments, policy, run))
 
