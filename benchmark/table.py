@@ -20,7 +20,7 @@ interval of their logarithms, on seen and on unseen videos: for shares (R²) the
 
 import sys
 from collections.abc import Iterable
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import Annotated
 
@@ -126,9 +126,12 @@ def comparison_row(table: Table, runs: list[tuple[str, str]], measure: str, budg
     pairs = {key for found in comparisons for key in (*found.log_ratios, *found.left_out)}
     means = []
     for run in runs:
-        of_videos = [table.get(*run, measure, videos, budget) for videos in VIDEOS]
-        of_pairs = [[values[key] for key in pairs if key in values] for values in of_videos]
-        means.append(join(number(np.mean(values)) if values else "–" for values in of_pairs))
+        cells = []
+        for videos in VIDEOS:
+            values = table.get(*run, measure, videos, budget)
+            mean = np.mean([values[key] for key in pairs if key in values] or [nan])
+            cells.append(number(1 - mean if measure in UNEXPLAINED else mean))
+        means.append(join(dict.fromkeys(cells)))
     about = f"1 - {measure}" if measure in UNEXPLAINED else measure
     wanted = "below 1" if MEASURES[measure].better == "low" or measure in UNEXPLAINED else "above 1"
     answers = {"holds": "yes", "fails": "no", "undecided": "undecided"}
