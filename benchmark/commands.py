@@ -378,7 +378,7 @@ def list_lines(
 
     tasks, seeds: instead of the figures'; a part of the night keeps to its own.
     """
-    drawn = {}  # (part, task, seed, name, difficulty) → whether what its embedding holds is drawn
+    chosen = {}  # (task, seed, name, difficulty) → part of the night, whether its embedding is drawn
     for figure in figures.values():
         part, own_tasks, own_seeds = figure.part
         if part:
@@ -389,13 +389,14 @@ def list_lines(
             figure_tasks = tasks or own_tasks
             figure_seeds = seeds or figure.seeds or scale.seeds
         for (name, difficulty), task, seed in itertools.product(figure.runs, figure_tasks, figure_seeds):
-            key = (part, ALL_TASKS.index(task), seed, name, difficulty)
-            drawn[key] = drawn.get(key, False) or figure.reconstruct
+            key = (ALL_TASKS.index(task), seed, name, difficulty)
+            first_part, draw = chosen.get(key, (part, False))
+            chosen[key] = (first_part, draw or figure.reconstruct)
     lines = []
-    for key in sorted(drawn, key=lambda key: key[:3]):
-        _, task, seed, name, difficulty = key
-        lines.append(write_line(scale, name, ALL_TASKS[task], difficulty, seed, runs, drawn[key]))
-    return list(dict.fromkeys(lines))
+    for key in sorted(chosen, key=lambda key: (chosen[key][0], *key[:2])):
+        task, seed, name, difficulty = key
+        lines.append(write_line(scale, name, ALL_TASKS[task], difficulty, seed, runs, chosen[key][1]))
+    return lines
 
 
 # ---- Main --------------------------------------------------------------------------------------------------

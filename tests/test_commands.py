@@ -71,7 +71,7 @@ def test_every_field_has_its_help(script, preset, capsys, monkeypatch):
 
 @pytest.mark.parametrize("script", ["laom.py", "collect_data.py", "experts/sac.py", "experts/ppo.py", *(
     f"benchmark/{path.name}" for path in sorted((ROOT / "benchmark").glob("*.py"))
-    if path.name not in ("stats.py", "figures.py", "page.py")  # plot.py's
+    if path.name not in ("stats.py", "figures.py")  # plot.py's
 )])  # fmt: skip
 def test_help(script):
     result = run(script, "--help")
