@@ -63,7 +63,7 @@ class Args:
 def load_method(folder: Path):
     """The run's script as it ran, as a module."""
     (script,) = folder.glob("*.py")
-    spec = importlib.util.spec_from_file_location(script.stem, script)
+    spec = importlib.util.spec_from_file_location(str(script), script)
     method = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = method  # where dataclasses look for their types
     spec.loader.exec_module(method)
