@@ -78,12 +78,7 @@ def load_network(method, args, weights: Path, action_dim: int) -> nn.Module:
     if "action_dim" in inspect.signature(kind).parameters:
         sizes.append(action_dim)
     network = kind(*sizes).to(args.device, memory_format=torch.channels_last)
-    state = torch.load(weights, map_location=args.device, weights_only=True)
-    for name, value in state.items():
-        owner, _, buffer = name.rpartition(".")
-        if name not in network.state_dict():  # the units of its answers, which training adds
-            network.get_submodule(owner).register_buffer(buffer, value)
-    network.load_state_dict(state)
+    network.load_state_dict(torch.load(weights, map_location=args.device, weights_only=True))
     return network.requires_grad_(False)
 
 

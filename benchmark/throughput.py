@@ -112,7 +112,6 @@ def train_stage(stage: str, method, args, run: ShortRun):
     else:
         if name == "idm":
             network = method.IDM(args.idm, args.frame_stack, data.actions.shape[1])
-            method.keep_units(network, *method.units_of(data.task, data.actions))
         else:
             network = method.LAM(args.lam, args.frame_stack)
         network = network.to(args.device, memory_format=torch.channels_last).requires_grad_(False)
