@@ -11,21 +11,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import stats
 from commands import ALL_TASKS, CLEAN, DISTRACTORS, Figure, list_figures
-from stats import (
-    MEASURES,
-    PAPER_SMALL_Z,
-    PAPER_SUPERVISION,
-    Sample,
-    Table,
-    bootstrap,
-    center,
-    correlations,
-    measure_and_score,
-    scaled,
-    seed_means,
-    varies,
-)
+from stats import MEASURES, PAPER_SMALL_Z, PAPER_SUPERVISION, Sample, Table, bootstrap, center, seed_means
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -216,7 +204,7 @@ def draw_small_z(table: Table, name: str):
         if not scores:
             continue
         largest = max(center(scores[max(scores)]), 1e-9)
-        relative = {size: scaled(found, 1 / largest) for size, found in scores.items()}
+        relative = {size: stats.scaled(found, 1 / largest) for size, found in scores.items()}
         curve(return_ax, relative, color, label, shift)
         paper = PAPER_SMALL_Z[run_name]
         hollow = HOLLOW | {"markeredgecolor": color}
@@ -278,7 +266,7 @@ def draw_measures(table: Table, name: str):
     """Each measure of a run against its score, what should be better to the right."""
     found = {}
     for measure in MEASURES:
-        points = measure_and_score(table, measure, table.videos)
+        points = stats.measure_and_score(table, measure, table.videos)
         if points and measure != "return_mean":
             found[measure] = points
     if not found:
@@ -292,7 +280,7 @@ def draw_measures(table: Table, name: str):
         if MEASURES[measure].better == "low":
             ax.invert_xaxis()
         lines = []
-        for task, (correlation, n) in correlations(table, measure, table.videos).items():
+        for task, (correlation, n) in stats.correlations(table, measure, table.videos).items():
             known = "" if np.isnan(correlation) else f"ρ = {correlation:+.2f}, "
             lines.append(f"{task}: {known}n = {n}")
         ax.set_title("\n".join(lines), loc="left")
@@ -448,7 +436,7 @@ def curve(ax, samples: dict[int, Sample], color: str, label: str, shift: float =
 
 
 def draw_interval(ax, x: float, sample: Sample, color: str):
-    if varies(sample):
+    if stats.varies(sample):
         ax.vlines(x, *bootstrap(sample), color=color, linewidth=1.2, alpha=0.9, zorder=4)
 
 

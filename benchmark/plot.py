@@ -8,10 +8,8 @@
 It takes the runs of runs/benchmark/<scale>/ and benchmark/results/<scale>/. What a run is follows from its
 folder's name, else from its script's. A variant stands behind the method that --like names; its runs also
 count if they lie in runs/, and a line says which arguments differ from that method's. A figure one of whose
-methods has not run is skipped; means are over the tasks and seeds with which all have run.
-
-Writes benchmark/pictures/<scale>_figure_08.png and so on. With all figures it also prints the verdict on each
-claim of the paper, and which measure predicts the return.
+methods has not run is skipped; means are over the tasks and seeds with which all have run. With all figures
+it also prints the verdict on each claim of the paper, and which measure predicts the return.
 
 Lines and bars are means over tasks, of means over seeds; dots are seeds; 95% intervals are bootstrapped over
 seeds and episodes, with three seeds too narrow. Scores are returns over the mean return on seen videos of
@@ -28,20 +26,10 @@ from math import nan
 from pathlib import Path
 from typing import Annotated, Literal
 
+import commands
 import numpy as np
 import tyro
-from commands import (
-    ALL_TASKS,
-    CLEAN,
-    DISTRACTORS,
-    METHODS,
-    ROOT,
-    SCALES,
-    Figure,
-    choose_figures,
-    list_figures,
-    list_runs,
-)
+from commands import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, ROOT, SCALES, Figure, list_figures
 from figures import DRAW, plt
 from results import VIDEOS, find_folders, is_finished, read_json
 from stats import CLAIMS, MEASURES, PAPER_BC, Claim, Table, compare, correlations, seeds_of
@@ -106,7 +94,7 @@ def claim_row(table: Table, claim: Claim, measure: str) -> list[str] | None:
         seeds,
         *map(str, comparisons),
         seen_and_unseen([comparison.verdict(claim.direction(measure)) for comparison in comparisons]),
-        claim.paper_ratio(measure),
+        claim.paper if measure == claim.of_paper else "–",
     ]
 
 
@@ -166,7 +154,7 @@ def load_table(args: Args) -> Table:
             raise SystemExit(f"error: --like {pair}: give VARIANT=METHOD, one of {', '.join(METHODS)}")
         variants[variant] = method
     scale = dataclasses.replace(SCALES[args.scale])
-    known = [*list_runs(scale, scale.tasks[0]), "laom_no_aug", "laom_aug", *variants]
+    known = [*commands.list_runs(scale, scale.tasks[0]), *variants]
     scale.variants = variants
 
     patterns = args.runs
@@ -219,7 +207,7 @@ def draw(table: Table, name: str, figure: Figure, args: Args) -> None:
 
 def main(args: Args):
     table = load_table(args)
-    figures = choose_figures(list_figures(table.scale), args.what)
+    figures = commands.choose_figures(list_figures(table.scale), args.what)
     args.output.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         if name in DRAW:

@@ -88,16 +88,12 @@ class Table:
         rows = [row for rows in runs.values() for row in rows]
         self.rows = sorted(rows, key=lambda row: (place_of(row.task), row.task, row.seed))
         self.index = index_rows(self.rows)
-        self.budgets = sorted({int(row.budget) for row in self.rows if row.budget.isdecimal()})
-        self.most_labels = max(self.shared_budgets(), default=max(scale.budgets))
-
-    def shared_budgets(self) -> set[int]:
-        """The label budgets that all methods have that have run."""
-        budgets = {}
-        for row in self.rows:
-            if row.run in METHODS and row.budget.isdecimal():
-                budgets.setdefault(row.run, set()).add(int(row.budget))
-        return set.intersection(*budgets.values()) if budgets else set()
+        with_labels = [row for row in self.rows if row.budget.isdecimal()]
+        self.budgets = sorted({labels_of(row) for row in with_labels})
+        shared = set(self.budgets or scale.budgets)  # by all methods that have run
+        for name in METHODS:
+            shared &= {labels_of(row) for row in with_labels if row.run == name} or shared
+        self.most_labels = max(shared)
 
     def narrowed(self, condition: Callable[[Row], bool]) -> "Table":
         """The same with the rows that fulfil a condition."""
@@ -257,9 +253,9 @@ def seed_means(sample: Sample) -> list[float]:
     return means
 
 
-def resample(sample: Sample, repeats: int = 2000, seed: int = 0) -> np.ndarray:
-    """Centers of the sample drawn again, (repeats,): on each task its seeds, in each of them its episodes."""
-    rng = np.random.default_rng(seed)
+def bootstrap(sample: Sample, repeats: int = 2000) -> tuple[float, float]:
+    """95% interval of the center, drawn again: on each task its seeds, in each of them its episodes."""
+    rng = np.random.default_rng(0)
     centers = np.zeros(repeats)
     for seeds in sample.values():
         drawn = rng.integers(len(seeds), size=(repeats, len(seeds)))
@@ -268,12 +264,7 @@ def resample(sample: Sample, repeats: int = 2000, seed: int = 0) -> np.ndarray:
             for values in seeds.values():
                 means_of_seeds.append(rng.choice(values, (repeats, len(values))).mean(1))
             centers += np.choose(column, means_of_seeds) / len(seeds) / len(sample)
-    return centers
-
-
-def bootstrap(sample: Sample) -> tuple[float, float]:
-    """95% interval of the center."""
-    low, high = np.quantile(resample(sample), (0.025, 0.975))
+    low, high = np.quantile(centers, (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -293,7 +284,7 @@ class Claim:
     text: str
     ratio: str  # one run / another, or one ratio / another
     measures: tuple[str, ...]  # of MEASURES
-    paper: str = "–"  # the ratio that the paper prints: of returns if they are compared, else of probe errors
+    paper: str = "–"  # the ratio that the paper prints
 
     def runs(self, scale: Scale) -> list[tuple[str, str]]:
         """(name, difficulty) of the runs in the ratio."""
@@ -309,9 +300,10 @@ class Claim:
         is_high = (self.expected == "better") == (MEASURES[measure].better == "high")
         return "above 1" if is_high else "below 1"
 
-    def paper_ratio(self, measure: str) -> str:
-        of = "return_mean" if "return_mean" in self.measures else "action_probe"
-        return self.paper if measure == of else "–"
+    @property
+    def of_paper(self) -> str:
+        """The measure whose ratio the paper prints."""
+        return "return_mean" if "return_mean" in self.measures else "action_probe"
 
 
 # The paper has the probe alone. What it cannot tell apart: knowing the action, and knowing the pose from
