@@ -29,13 +29,11 @@ import fcntl
 import glob
 import hashlib
 import importlib.metadata
-import importlib.util
 import itertools
 import json
 import mmap
 import multiprocessing
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -47,7 +45,6 @@ from functools import lru_cache, partial
 from math import atan2, cos, hypot, isfinite, nan, pi, sin
 from pathlib import Path
 from typing import Literal
-from uuid import uuid4
 
 import gymnasium as gym
 import h5py
@@ -63,7 +60,6 @@ from torch import nn
 from tqdm import tqdm
 
 SCRIPT = Path(__file__)
-OWN_ARGS = SCRIPT.with_name("args.json")  # beside a run's own copy of the script
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))  # number of processes that torchrun has started
 RANK = int(os.environ.get("RANK", 0)) if WORLD_SIZE > 1 else 0  # which of them this one is
 IMG_HW = 64  # height and width of an observation, pixels
@@ -255,31 +251,6 @@ class Actor(nn.Module):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
 
 
-def units_of(task, actions):
-    """Mean and scale (A,) of actions (n, A): networks learn (action - mean) / scale, whatever the units are.
-
-    The paper's tasks keep theirs, as its hyperparameters are made for them.
-    """
-    mean = torch.zeros(actions.shape[1])
-    scale = torch.ones(actions.shape[1])
-    if task not in BC_RETURNS and len(actions) > 0:
-        mean = actions.mean(0)
-        deviation = actions.std(0, correction=0)
-        scale = deviation.where(deviation > 1e-6 * mean.abs(), scale)  # of a constant: 1
-    return mean, scale
-
-
-def keep_units(network, mean, scale):
-    """Keeps the units of a network's answers among its weights."""
-    network.register_buffer("mean", mean)
-    network.register_buffer("scale", scale)
-
-
-def in_units(network, answer):
-    """What a network's answer stands for, an action or a latent action, in float32."""
-    return answer.float() * network.scale + network.mean
-
-
 # ---- Stage 1: the inverse dynamics model (Section 5) -------------------------------------------------------
 
 
@@ -356,11 +327,6 @@ def train_actor(args, data, idm, stage, run):
             run.log(step, optim, loss=loss)
     warn_if_dead(args, actor, data, index, labels.var(0).mean(), stage, run)
     return actor
-
-
-def act(actor, obs):
-    """The policy: obs (B, 9, 64, 64) → action (B, A) in the data's units."""
-    return in_units(actor, actor(obs))
 
 
 # ---- Held-out error (Figure 9a) ----------------------------------------------------------------------------
@@ -736,11 +702,35 @@ def to_input(frames, args):
     return torch.add(minus_one, stacked, alpha=1 / 128)  # one pass; exact for all 256 levels in bfloat16
 
 
+def units_of(task, actions):
+    """Mean and scale (A,) of actions (n, A): networks learn (action - mean) / scale, whatever the units are.
+
+    The paper's tasks keep theirs, as its hyperparameters are made for them.
+    """
+    mean = torch.zeros(actions.shape[1])
+    scale = torch.ones(actions.shape[1])
+    if task not in BC_RETURNS and len(actions) > 0:
+        mean = actions.mean(0)
+        deviation = actions.std(0, correction=0)
+        scale = deviation.where(deviation > 1e-6 * mean.abs(), scale)  # of a constant: 1
+    return mean, scale
+
+
+def keep_units(network, mean, scale):
+    """Keeps the units of a network's answers among its weights."""
+    network.register_buffer("mean", mean)
+    network.register_buffer("scale", scale)
+
+
+def in_units(network, answer):
+    """What a network's answer stands for, an action or a latent action, in float32."""
+    return answer.float() * network.scale + network.mean
+
+
 # ---- Run keeping: records, checkpoints, results ------------------------------------------------------------
 
+OWN_ARGS = SCRIPT.with_name("args.json")  # beside a run's own copy of the script
 BAR_SECONDS = 0.1 if sys.stderr.isatty() else 10  # between two updates of a progress bar
-
-
 NOT_COUNTED = {"data", "labeled_data", "eval_data", "num_labeled_trajectories", "runs", "rehearsal", "eval"}
 NOT_COUNTED |= {"checkpoint_minutes", "device", "data_device", "compile", "log_interval", "track"}
 
@@ -833,12 +823,14 @@ class Run:
             **describe_machine(),
             "budgets": budgets,
         }
-        names = {"identity": identity, "tracker": uuid4().hex[:8]} | read_json(f"{folder}/identity.json")
+        names = {"identity": identity, "tracker": os.urandom(4).hex()} | read_json(f"{folder}/identity.json")
         if args.track:
             self.tracker = start_tracking(args, folder, names["tracker"], data)
         self.save("identity.json", json.dumps(names))
         self.save("args.json", json.dumps(asdict(args), indent=2))
         self.save(SCRIPT.name, SCRIPT.read_bytes())
+        if self.tracker:
+            self.tracker.save(f"{folder}/{SCRIPT.name}", folder)
         if not os.path.exists(f"{folder}/checkpoint.pt"):
             self.save_checkpoint({"stage": None})
         print(f"run folder: {folder} ({args.precision})")
@@ -1039,7 +1031,7 @@ def rehearse(args, datasets, environments):
     for dataset in datasets:
         dataset.max_transitions = max(all_batch_sizes(args))
     budgets = args.num_labeled_trajectories if datasets[1].has_actions else ()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # a GPU's is seeded by each stage
         run_stages(args, *datasets, environments, Rehearsal({*budgets[:1], *budgets[-1:]}))
     if HAS_GPU:
         torch.cuda.empty_cache()
@@ -1065,7 +1057,6 @@ def start_tracking(args, folder, identifier, data):
         print(f"warning: --track: {error}; the run goes on without it", file=sys.stderr)
         return None
     tracker.define_metric("*", step_metric="step")
-    tracker.save(f"{SCRIPT}", SCRIPT.parent)
     return tracker
 
 
@@ -1080,7 +1071,7 @@ def describe_machine():
         "cores": NUM_CORES,
         "gpu": torch.cuda.get_device_name() if HAS_GPU else None,
         "ranks": WORLD_SIZE,
-        "versions": {"python": platform.python_version()} | versions,
+        "versions": {"python": sys.version.split()[0]} | versions,
     }
 
 
@@ -1361,6 +1352,11 @@ BC_RETURNS = {  # of the paper's BC on all labels, with and without distractors 
 }
 
 
+def act(actor, obs):
+    """The policy: obs (B, 9, 64, 64) → action (B, A) in the data's units."""
+    return in_units(actor, actor(obs))
+
+
 def find_environments(args, data):
     """What policies will play in, functions that make it, by name; and what the evaluation depends on.
 
@@ -1368,7 +1364,7 @@ def find_environments(args, data):
     """
     environments = {}
     videos = []
-    suite = Path(importlib.util.find_spec("dm_control").origin).with_name("suite")
+    suite = importlib.metadata.distribution("dm_control").locate_file("dm_control/suite")
     if args.eval.env_id:
         pick_rendering_backend()
         environments["environment"] = partial(make_gym_env, args.eval.env_id, data.actions.shape[1:])
