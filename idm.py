@@ -1398,7 +1398,7 @@ def make_gym_env(env_id, action_shape):
     """Any Gymnasium environment with Box actions, as pictures: uint8 (64, 64, 3)."""
     try:
         env = gym.wrappers.AddRenderObservation(gym.make(env_id, render_mode="rgb_array"))
-    except gym.error.Error as error:
+    except (gym.error.Error, ImportError) as error:
         raise SystemExit(f"error: --eval.env-id {env_id}: {error}")
     if env.action_space.shape != action_shape:
         shapes = f"{env.action_space.shape}, those of the data {tuple(action_shape)}"

@@ -115,7 +115,7 @@ def test_only_a_later_stage_anew(finished, tmp_path):
     folder = tmp_path / "runs" / "wide"
     python, script, *words = continue_it.split()
     assert (python, script) == ("python", "runs/wide/laom.py")
-    lines = live(folder / "laom.py", words, tmp_path / "log")
+    lines = live(folder / "laom.py", [*words, "--bc.num-epochs", 1], tmp_path / "log")
     assert lines[-1] == f"finished: {folder}"
     one = weights(first)
     other = weights(folder)

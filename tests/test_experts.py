@@ -20,7 +20,8 @@ TASKS = ["cheetah-run", "walker-run", "hopper-hop", "humanoid-walk"]
 
 def train(output: Path, total_steps: int, **changes):
     """SAC with episodes of 100 steps, evaluated once in 2,000."""
-    args = {"num_envs": 8, "learning_starts": 800, "updates_per_round": 1, "episode_length": 100} | changes
+    args = {"num_envs": 8, "learning_starts": 800, "updates_per_round": 1, "episode_length": 100}
+    args |= {"hidden_dim": 64} | changes
     sac.main(sac.Args(output=output, total_steps=total_steps, eval_interval=2000, **args))
 
 

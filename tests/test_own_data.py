@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import struct
+import time
 from pathlib import Path
 
 import gymnasium as gym
@@ -275,7 +276,7 @@ def test_an_environment_that_does_not_fit(env_id, message, pendulum, tmp_path, m
     if message == "pygame" and importlib.util.find_spec("pygame"):
         pytest.skip("this machine has pygame")
     monkeypatch.chdir(tmp_path)
-    args = parse("bc.py", pendulum, num_labeled_trajectories=(2,), eval__env_id=env_id)
+    args = parse("bc.py", pendulum, rehearsal=True, num_labeled_trajectories=(2,), eval__env_id=env_id)
     with pytest.raises(SystemExit) as error:
         bc.main(args)
     assert str(error.value).startswith("error: --eval.env-id") and message in str(error.value)
@@ -312,6 +313,17 @@ def read_offline(path: Path):
             parts = b""
 
 
+def read_whole(path: Path) -> list:
+    """All records of a run that has ended: its service writes the last ones after the script's end."""
+    stop = time.monotonic() + 30
+    while True:
+        records = list(read_offline(path))
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        assert time.monotonic() < stop, "the last record is missing"
+        time.sleep(0.1)
+
+
 def history(records: list) -> list[dict]:
     """What was logged, by name; a film is logged as the names of its parts."""
     lines = [record.history for record in records if record.WhichOneof("record_type") == "history"]
@@ -325,7 +337,7 @@ def test_what_weights_and_biases_gets(tracked):
     """Every line of metrics.jsonl, results.json in the summary, the script, its film, a name, group, tags."""
     folder, _ = tracked
     (path,) = folder.parents[1].glob("wandb/offline-run-*/*.wandb")
-    records = list(read_offline(path))
+    records = read_whole(path)
     (begun,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     assert begun.project == "latent-actions" and begun.display_name == folder.name
     assert begun.run_id == json.loads((folder / "identity.json").read_text())["tracker"]
@@ -372,7 +384,7 @@ def test_a_continued_run_goes_on_along_its_axis(pendulum, tmp_path, monkeypatch)
         wandb.finish()
         current.metrics.close()
     tracker = json.loads(Path(current.folder, "identity.json").read_text())["tracker"]
-    runs = [list(read_offline(path)) for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))]
+    runs = [read_whole(path) for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))]
     ids = [record.run.run_id for run in runs for record in run if record.HasField("run")]
     assert len(runs) == 2 and set(ids) == {tracker}
     steps = sorted([line["step"] for line in history(run)] for run in runs)
