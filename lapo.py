@@ -502,7 +502,8 @@ def fit_ridge(z, target, penalties=PENALTIES):
     last fifth best, which are other trajectories: so a large z that knows nothing predicts the mean.
     """
     z_mean = z.mean(0)
-    z_scale = z.std(0).clamp(min=1e-9)
+    z_scale = z.std(0)
+    z_scale = z_scale.where(z_scale > 1e-6 * z_mean.abs(), torch.inf)  # of a constant nothing is learned
     target_mean = target.mean(0)
     x, x_chooses = ((z - z_mean) / z_scale).double().tensor_split([4 * len(z) // 5])
     y, y_chooses = (target - target_mean).double().tensor_split([4 * len(z) // 5])
@@ -866,7 +867,7 @@ def units_of(task, actions):
 def keep_units(network, mean, scale):
     """Keeps the units of a network's answers among its weights."""
     network.register_buffer("mean", mean)
-    network.register_buffer("scale", scale)
+    network.register_buffer("scale", scale.clone())  # perhaps one number, expanded, which cannot be loaded
 
 
 def in_units(network, answer):
@@ -919,8 +920,8 @@ class Run:
     """The run's folder: arguments, script, metrics.jsonl, weights, results. Of several ranks one writes.
 
     checkpoint.pt holds what a killed run needs to go on: the stage and its step, the state of all that is
-    trained, and the size of metrics.jsonl. Signals end a stage with a checkpoint. budgets: the label budgets
-    that are left to do.
+    trained, what is known of finished budgets, and the size of metrics.jsonl. Signals end a stage with a
+    checkpoint. budgets: the label budgets that are left to do.
     """
 
     def __init__(self, args, folder, identity, data, evaluation):
@@ -943,12 +944,12 @@ class Run:
         if WORLD_SIZE > 1:
             dist.barrier()  # all have read them before the first rank writes
         self.hours_before = max(self.checkpoint["hours"], self.results.get("hours", 0))
-        budgets = self.results.get("budgets", {})
+        budgets = self.checkpoint.get("budgets", self.results.get("budgets", {}))
         self.budgets = []
         for budget in args.num_labeled_trajectories if data.has_actions else ():
             if budgets.get(str(budget), {}).get("evaluation") != evaluation:
                 self.budgets.append(budget)
-        self.finished = bool(self.results) and not self.budgets
+        self.finished = not self.budgets and self.results.get("budgets") == budgets
         self.tracker = None
         if RANK > 0 or self.finished:
             return
@@ -1081,7 +1082,7 @@ class Run:
         if RANK == 0:
             os.fsync(self.metrics.fileno())
             now = {"hours": self.hours(), "metrics_size": self.metrics.tell()}
-            self.save("checkpoint.pt", checkpoint | now)
+            self.save("checkpoint.pt", checkpoint | now | {"budgets": self.results["budgets"]})
 
     def save(self, file_name, content):
         """Writes text, bytes, or what torch.save takes, whole or not at all."""
@@ -1120,8 +1121,8 @@ class Run:
             if self.tracker:
                 self.tracker.log({f"rollout_{budget}": wandb.Video(path)})
         self.results["budgets"][str(budget)] = without_nan(measures)
+        self.save_checkpoint({"stage": None})  # with the budget, whose lines it counts
         self.save_results()
-        self.save_checkpoint({"stage": None})
 
     def save_results(self):
         self.results["hours"] = self.hours()

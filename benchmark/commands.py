@@ -127,7 +127,7 @@ MINI = Scale(
         "idm": f"idm.py demo {MINI_IDM} {MINI_EVAL}",
         "lapo": f"lapo.py demo {MINI_LAM} {MINI_EVAL}",
         "laom": f"laom.py demo {MINI_LAOM} {MINI_EVAL}",
-        "laom_supervised": f"laom_supervised.py demo {MINI_LAOM} {MINI_EVAL}",
+        "laom_supervised": f"laom_supervised.py demo {MINI_LAOM} --lam.latent-action-dim 256 {MINI_EVAL}",
     },
     task_flags={"cheetah-run": "--bc.num-epochs 5", "walker-run": "--bc.num-epochs 12"},
 )

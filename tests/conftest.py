@@ -1,5 +1,6 @@
 """Small real data, collected once by the shipped script: the cheetah expert in MuJoCo before five short
-procedural videos. And the tiny recipe, with which the training scripts run to their end in seconds."""
+procedural videos. And the tiny recipe, with which the training scripts run to their end in seconds.
+"""
 
 import contextlib
 import copy
@@ -19,11 +20,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / folder) for folder in ("", "benchmark", "experts", "variants")]
 
-if importlib.util.find_spec(
-    "torch"
-):  # test_copies.py and test_form.py also run where the requirements are not installed
+# test_copies.py and test_form.py also run where the requirements are not installed
+if importlib.util.find_spec("torch"):
     with contextlib.suppress(ImportError):
-        import triton  # noqa: F401 before a test renders: the other way round, Mesa's and triton's LLVM crash the process
+        # before a test renders: the other way round, Mesa's and triton's LLVM crash the process
+        import triton  # noqa: F401
     import h5py
     import lives
     import torch
@@ -34,26 +35,40 @@ if importlib.util.find_spec(
 
 # Of short_file's 147 transitions: 9 updates an epoch. Every update is logged and saved.
 TINY = {
-    **{"log_interval": 1, "checkpoint_minutes": 0, "device": "cpu", "precision": "fp32", "compile": False},
-    **{"lam.num_epochs": 3, "lam.batch_size": 16, "lam.labeled_batch_size": 16, "lam.latent_action_dim": 32},
-    **{"lam.act_head_dim": 32, "lam.obs_head_dim": 32, "lam.use_aug": True},
-    **{"idm.num_updates": 27, "idm.batch_size": 16, "idm.act_head_dim": 32},
-    **{"bc.num_epochs": 3, "bc.num_updates": 27, "bc.batch_size": 16, "bc.encoder_scale": 1},
-    **{"decoder.num_updates": 27, "decoder.batch_size": 16},
-    **{"eval.num_episodes": 1, "eval.num_workers": 1},
+    "rehearsal": False,
+    "log_interval": 1,
+    "checkpoint_minutes": 0,
+    "device": "cpu",
+    "precision": "fp32",
+    "compile": False,
+    "num_labeled_trajectories": (2,),
+    "lam.num_epochs": 3,
+    "lam.batch_size": 16,
+    "lam.labeled_batch_size": 16,
+    "lam.latent_action_dim": 32,
+    "lam.act_head_dim": 32,
+    "lam.obs_head_dim": 32,
+    "lam.use_aug": True,
+    "idm.num_updates": 27,
+    "idm.batch_size": 16,
+    "idm.act_head_dim": 32,
+    "bc.num_epochs": 3,
+    "bc.num_updates": 27,
+    "bc.batch_size": 16,
+    "bc.encoder_scale": 1,
+    "decoder.num_updates": 27,
+    "decoder.batch_size": 16,
+    "eval.num_episodes": 1,
+    "eval.num_workers": 1,
+    "eval.max_steps": 20,
 }
 OWN = {
     "lapo.py": {"num_labeled_trajectories": (1, 2)},
     "laom.py": {"num_labeled_trajectories": (1, 2)},
-    "laom_supervised.py": {"num_labeled_trajectories": (2,)},
-    "idm.py": {"num_labeled_trajectories": (2,)},
     "bc.py": {"num_labeled_trajectories": ("all", 1)},
+    "variants/lapo_vq.py": {"lam.latent_action_dim": 128},
 }
-SCRIPTS = tuple(OWN)
-OWN |= {
-    "variants/lapo_vq.py": {"num_labeled_trajectories": (2,), "lam.latent_action_dim": 128},
-    "variants/laom_fsq.py": {"num_labeled_trajectories": (2,)},
-}
+SCRIPTS = ("lapo.py", "laom.py", "laom_supervised.py", "idm.py", "bc.py")
 
 
 def command(script: str, data, **changes) -> list[str]:
@@ -61,7 +76,7 @@ def command(script: str, data, **changes) -> list[str]:
     defaults = importlib.import_module(Path(script).stem).Args()
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     words = ["demo", "--data", str(data)]
-    for name, value in (TINY | OWN[script] | changes).items():
+    for name, value in (TINY | OWN.get(script, {}) | changes).items():
         stage, _, field = name.rpartition(".")
         if not hasattr(getattr(defaults, stage, None) if stage else defaults, field):
             assert name not in changes, f"{script} has no {name}"
@@ -102,11 +117,13 @@ def wait_for(process: subprocess.Popen, condition: Callable, timeout: float = 24
 
 
 class Recorder:
-    """Stands in for a Run: hands out a few steps and keeps what the stage trains, so that a test can look
-    between updates."""
+    """Stands in for a Run: a few steps; it keeps what the stage trains between them, and what it says."""
 
     def __init__(self, steps: int, keep: bool = True):
-        self.number, self.keep, self.history = steps, keep, []
+        self.number = steps
+        self.keep = keep
+        self.history = []
+        self.said = []
 
     def steps(self, stage, total, batch_size, **parts):
         for step in range(self.number + 1):
@@ -118,6 +135,9 @@ class Recorder:
     def log_due(self, step):
         return False
 
+    def say(self, text):
+        self.said.append(text)
+
 
 def count(module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
@@ -126,6 +146,13 @@ def count(module) -> int:
 def only_one(folder: Path) -> Path:
     (path,) = folder.iterdir()
     return path
+
+
+@pytest.fixture(autouse=True)
+def own_streams(monkeypatch):
+    """A script's main, called in this process, wraps them."""
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
 
 
 # ---- Data --------------------------------------------------------------------------------------------------
@@ -145,12 +172,24 @@ def frames(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_folder(tmp_path_factory, frames) -> Path:
-    """Three trajectories of 1,000 steps, and two for evaluation."""
+def collect_short(tmp_path_factory, forks):
+    """collect_data.py as a module and a file whose episodes end after 60 steps."""
+    folder = tmp_path_factory.mktemp("collect")
+    source = (ROOT / "collect_data.py").read_text()
+    assert source.count("\nEPISODE_LENGTH = 1000") == 1
+    source = source.replace("\nEPISODE_LENGTH = 1000", "\nEPISODE_LENGTH = 60")
+    (folder / "collect_short.py").write_text(source)
+    (folder / "experts").symlink_to(ROOT / "experts")
+    sys.path.append(str(folder))
+    return importlib.import_module("collect_short")
+
+
+@pytest.fixture(scope="session")
+def data_folder(collect_short, tmp_path_factory, frames) -> Path:
+    """Three trajectories of 60 steps, and two for evaluation."""
     folder = tmp_path_factory.mktemp("data")
-    numbers = ["--num-trajectories", 3, "--num-eval-trajectories", 2, "--num-workers", 2]
-    result = run("collect_data.py", *numbers, "--backgrounds", frames, "--output", folder)
-    assert result.returncode == 0, result.stderr
+    words = f"--num-trajectories 3 --num-eval-trajectories 2 --num-workers 2 --backgrounds {frames}"
+    collect_short.main(collect_short.parse_args([*words.split(), "--output", str(folder)]))
     return folder
 
 
@@ -180,36 +219,12 @@ def short_file(train_file, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def collect_short(tmp_path_factory, forks):
-    """collect_data.py as a module and a file whose episodes end after 60 steps."""
-    folder = tmp_path_factory.mktemp("collect")
-    source = (ROOT / "collect_data.py").read_text()
-    assert source.count("\nEPISODE_LENGTH = 1000") == 1
-    (folder / "collect_short.py").write_text(
-        source.replace("\nEPISODE_LENGTH = 1000", "\nEPISODE_LENGTH = 60")
-    )
-    (folder / "experts").symlink_to(ROOT / "experts")
-    sys.path.append(str(folder))
-    return importlib.import_module("collect_short")
-
-
-@pytest.fixture(scope="session")
 def other_task(collect_short, tmp_path_factory) -> Path:
     """Two short trajectories of walker-run without distractors, and one for evaluation."""
     folder = tmp_path_factory.mktemp("walker")
-    words = [
-        "--task",
-        "walker-run",
-        "--difficulty",
-        "vanilla",
-        "--num-trajectories",
-        2,
-        "--num-eval-trajectories",
-        1,
-    ]
-    collect_short.main(
-        collect_short.parse_args(list(map(str, [*words, "--num-workers", 1, "--output", folder])))
-    )
+    words = "--task walker-run --difficulty vanilla --num-trajectories 2 --num-eval-trajectories 1"
+    words = [*words.split(), "--num-workers", "1", "--output", str(folder)]
+    collect_short.main(collect_short.parse_args(words))
     return folder / "walker-run__vanilla__train.hdf5"
 
 
@@ -217,23 +232,16 @@ def other_task(collect_short, tmp_path_factory) -> Path:
 def clean_file(collect_short, tmp_path_factory) -> Path:
     """Twenty short trajectories without distractors, and four for evaluation: enough to learn from."""
     folder = tmp_path_factory.mktemp("clean")
-    words = [
-        "--difficulty",
-        "vanilla",
-        "--num-trajectories",
-        20,
-        "--num-eval-trajectories",
-        4,
-        "--num-workers",
-        2,
-    ]
-    collect_short.main(collect_short.parse_args(list(map(str, [*words, "--output", folder]))))
+    words = "--difficulty vanilla --num-trajectories 20 --num-eval-trajectories 4 --num-workers 2"
+    collect_short.main(collect_short.parse_args([*words.split(), "--output", str(folder)]))
     return folder / "cheetah-run__vanilla__train.hdf5"
 
 
-def as_recorded_by_others(path: Path, target: Path, lengths=(90, 40, 70), videos: bool = False) -> Path:
-    """A file like the paper's: unclipped actions, no physics, no seeds, other lengths, no word of where its
-    videos are. videos: no actions and states either."""
+def as_recorded_by_others(path: Path, target: Path, lengths=(60, 40, 50), videos: bool = False) -> Path:
+    """A file like the paper's: unclipped actions, no physics, no seeds, no word of where its videos are.
+
+    videos: no actions and states either.
+    """
     with h5py.File(path) as source, h5py.File(target, "w") as file:
         for name in ("domain_name", "task_name", "difficulty", "dynamic", "img_hw", "split"):
             file.attrs[name] = source.attrs[name]
@@ -261,17 +269,17 @@ def forks():
 
 @pytest.fixture(scope="session")
 def unbroken(forks, tmp_path_factory) -> Callable:
-    """Starts a run that nothing hits, beside which a test can go on, and once for each command line; its
-    folder, when asked."""
+    """Starts a run that nothing hits, once for each command line, beside which a test goes on.
+
+    The answer gives its folder, when called.
+    """
     runs = {}
 
     def begin(script: str, argv: list[str], **kwargs) -> Callable[[], Path]:
         if (key := (script, *argv, *kwargs)) not in runs:
             folder = tmp_path_factory.mktemp("unbroken")
-            runs[key] = (
-                lives.start(script, [*argv, "--runs", folder / "runs"], folder / "log", **kwargs),
-                folder,
-            )
+            process = lives.start(script, [*argv, "--runs", folder / "runs"], folder / "log", **kwargs)
+            runs[key] = (process, folder)
 
         def finish() -> Path:
             process, folder = runs[key]
@@ -285,21 +293,39 @@ def unbroken(forks, tmp_path_factory) -> Callable:
 
 @pytest.fixture(scope="session")
 def finished(unbroken, short_file) -> Callable[[str], Path]:
-    """The folder of a script's run with the tiny recipe."""
-    return lambda script: unbroken(script, command(script, short_file))()
+    """The folder of a script's run with the tiny recipe, rehearsed."""
+    return lambda script: unbroken(script, command(script, short_file, rehearsal=True))()
 
 
 def weights(folder: Path) -> dict:
     """All weights of all finished stages."""
-    files = {
-        path.name: torch.load(path, weights_only=True)
-        for path in folder.glob("*.pt")
-        if path.name != "checkpoint.pt"
-    }
-    return {f"{file}/{name}": value for file, values in files.items() for name, value in values.items()}
+    found = {}
+    for path in folder.glob("*.pt"):
+        if path.name != "checkpoint.pt":
+            for name, value in torch.load(path).items():
+                found[f"{path.name}/{name}"] = value
+    return found
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    expected = weights(one)
+    found = weights(other)
+    return expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in found)
+
+
+def read_results(folder: Path) -> dict:
+    """results.json without what depends on when and from where it ran."""
+    results = json.loads((folder / "results.json").read_text())
+    for name in ("hours", "core_hours", "date", "commit"):
+        del results[name]
+    return results
 
 
 def read_records(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl, without the speeds."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if "per_second" not in name} for line in lines]
+    """The lines of metrics.jsonl without what depends on the clock."""
+    records = []
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert record.pop("hours") >= 0
+        records.append({name: value for name, value in record.items() if "per_second" not in name})
+    return records

@@ -1,7 +1,7 @@
 """Lives: processes forked from a server that has imported the scripts, so that their start costs nothing.
 
 A life runs a script's main, from its command line to its end or to the blow that its plan has for it. It has
-one thread, and its episodes end after 20 steps. `python lives.py laom.py …` is a life under torchrun.
+one thread.
 """
 
 import contextlib
@@ -29,12 +29,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 SCRIPTS = ("lapo.py", "laom.py", "laom_supervised.py", "idm.py", "bc.py")
-VARIANTS = ("variants/lapo_vq.py", "variants/laom_fsq.py")
+EVERY = (*SCRIPTS, "variants/lapo_vq.py")
 OURS = ("", *map(str, (ROOT, ROOT / "variants", TESTS)))  # where modules are found
-EVERY = (*SCRIPTS, *VARIANTS)
 FORKS = multiprocessing.get_context("forkserver")
-SUITE = ("cheetah-run", "walker-run")  # tasks of the tests that dm_control has
-MEASURES = ("held_out_probe", "held_out_error", "action_error")  # what the scripts call between stages
+MEASURES = ("held_out_probe", "held_out_error", "policy_errors")  # what the scripts call between stages
 
 
 def start_server():
@@ -76,21 +74,15 @@ def live(script: str, argv: list[str], log: Path | None = None, blow=None, rank=
         for number in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     module = import_script(Path(script))
-    sys.modules["__main__"], sys.argv = (
-        module,
-        [script, *argv],
-    )  # what workers import, and what the script is called
+    sys.modules["__main__"] = module  # what workers import
     if rank[1] > 1:
         become_rank(module, *rank)
-    module.EPISODE_LENGTH = 20
-    module.is_in_suite = SUITE.__contains__  # two answers that take seconds each: what conftest.py has found,
-    module.pick_rendering_backend = lambda: None  # and what test_own_data.py asks the scripts themselves
+    module.pick_rendering_backend = lambda: None  # takes seconds; conftest.py has done it
     module.tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process leaves behind
     if stages_only:
         for name in MEASURES:
             setattr(module, name, lambda *args: {})
-        module.evaluate = lambda *args: {"seen_videos": np.zeros(1), "unseen_videos": np.zeros(1)}
-        module.print_table = lambda results: None
+        module.evaluate = lambda *args: ({"seen_videos": np.zeros(1), "unseen_videos": np.zeros(1)}, None)
     if blow:
         expect(module, blow)
     module.main(module.parse_args(argv))
@@ -108,7 +100,8 @@ def update_codes(rank: int, number: int, port: int, folder: Path):
 
     become_rank(lapo_vq, rank, number, port)
     torch.distributed.init_process_group("gloo")
-    quantizer, generator = lapo_vq.VQ(), torch.Generator().manual_seed(rank)
+    quantizer = lapo_vq.VQ()
+    generator = torch.Generator().manual_seed(rank)
     for batch in torch.load(folder / "batches.pt"):
         quantizer.update(batch.chunk(number)[rank], generator)
     torch.save(quantizer.state_dict(), folder / f"codes_{rank}.pt")
@@ -121,18 +114,13 @@ def free_port() -> int:
 
 
 def import_script(path: Path):
-    """The repository's script, which the server knows; or a copy in a folder of its own, where nothing else
-    is."""
+    """The repository's script, which the server knows; or a copy in a folder where nothing else is found."""
+    multiprocessing.get_context = lambda method: ForkedWorkers  # evaluation's own are spawned: slow
     if not path.is_absolute():
-        module = importlib.import_module(path.stem)
-        multiprocessing.get_context = lambda method: (
-            ForkedWorkers
-        )  # in the place of evaluation's spawned ones
-        return module
-    for name in [
-        name for name, module in sys.modules.items() if str(ROOT) in str(getattr(module, "__file__", ""))
-    ]:
-        del sys.modules[name]
+        return importlib.import_module(path.stem)
+    for name, module in [*sys.modules.items()]:
+        if str(ROOT) in str(getattr(module, "__file__", "")):
+            del sys.modules[name]
     sys.path = [str(path.parent), *(entry for entry in sys.path if entry not in OURS)]
     del os.environ["PYTHONPATH"]
     os.chdir(path.parent)
@@ -166,11 +154,9 @@ def work(target: Callable, pipe, *args):
 class Blow:
     """What hits a life when a stage gets to a point for the count-th time."""
 
-    stage: str  # of Run.steps, or measure, or eval
+    stage: str | None  # of Run.steps, or measure, or eval; None: before the first
     point: str  # start (of measure), update, line (of metrics.jsonl), observation, or the name of a file
-    when: str = (
-        "after"  # half: half of the line or file is written; before: the file is written, but not renamed
-    )
+    when: str = "after"  # half: half of the line or file is written; before: the file lacks only its name
     count: int = 1
     what: int | str = signal.SIGKILL  # or another signal, or nan: the update leaves NaN in the weights
     checkpoints: bool = True  # False: this life saves nothing before its stage is done
@@ -178,7 +164,8 @@ class Blow:
 
 def expect(module, blow: Blow):
     """Wraps what the script does for its records, so that the blow hits this process in the midst of it."""
-    stage, count = None, 0
+    stage = None
+    count = 0
 
     def due(point: str, when: str = "after") -> bool:
         nonlocal count
@@ -194,7 +181,8 @@ def expect(module, blow: Blow):
 
     def steps(original: Callable, run, name: str, *args, **parts):
         nonlocal stage
-        stage, run.args.checkpoint_minutes = name, 0 if blow.checkpoints else math.inf
+        stage = name
+        run.args.checkpoint_minutes = 0 if blow.checkpoints else math.inf
         return original(run, name, *args, **parts)
 
     def measure(original: Callable, *args):
@@ -214,22 +202,24 @@ def expect(module, blow: Blow):
             strike()
         return original(*args)
 
-    def write_record(original: Callable, run, record: dict):
+    def write_record(original: Callable, run, name: str, record: dict):
         if due("line", "half"):
-            run.metrics.write(json.dumps(record)[:50])
+            run.metrics.write(json.dumps({"stage": name} | record)[:50])
             run.metrics.flush()
             strike()
-        original(run, record)
+        original(run, name, record)
         if due("line"):
             strike()
 
     def save(original: Callable, run, file_name: str, content):
-        whole = io.BytesIO(content.encode() if isinstance(content, str) else b"")
-        if not isinstance(content, str):
-            torch.save(content, whole)
-        for when, size in (("half", len(whole.getvalue()) // 2), ("before", None)):
+        whole = content.encode() if isinstance(content, str) else content
+        if not isinstance(whole, bytes):
+            file = io.BytesIO()
+            torch.save(content, file)
+            whole = file.getvalue()
+        for when, size in (("half", len(whole) // 2), ("before", None)):
             if due(file_name, when):
-                Path(f"{run.folder}/{file_name}.partial").write_bytes(whole.getvalue()[:size])
+                Path(f"{run.folder}/{file_name}.partial").write_bytes(whole[:size])
                 strike()
         original(run, file_name, content)
         if due(file_name):
@@ -248,7 +238,3 @@ def wrap(owner, name: str, wrapper: Callable):
     """Puts the wrapper, which gets the original first, in the place of what has this name, if it is there."""
     if original := getattr(owner, name, None):
         setattr(owner, name, lambda *args, **kwargs: wrapper(original, *args, **kwargs))
-
-
-if __name__ == "__main__":  # a rank that torchrun has started
-    live(sys.argv[1], sys.argv[2:])

@@ -34,16 +34,16 @@ def train_stages(script, data_file, steps):
     index = data.transitions(data.shuffle[:2])
     run = Recorder(steps, keep=False)
     if script == "bc.py":
-        method.train_actor(args, data, index, steps, "bc_2", run)
+        method.train_actor(args, data, index, steps, "actor_2", run)
     elif script == "idm.py":
         idm = method.train_idm(args, data, index, "idm_2", run)
-        method.train_actor(args, data, idm, "bc_2", run)
+        method.train_actor(args, data, idm, "actor_2", run)
     elif script == "laom_supervised.py":
         lam = method.train_lam(args, data, data, index, "lam_2", run)
-        method.train_actor(args, data, lam, "bc_2", run)
+        method.train_actor(args, data, lam, "actor_2", run)
     else:
         lam = method.train_lam(args, data, "lam", run)
-        method.train_actor(args, data, lam, "bc", run)
+        method.train_actor(args, data, lam, "actor", run)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

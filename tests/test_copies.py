@@ -67,6 +67,10 @@ REASONS: dict[str, dict[str, str]] = {
         "idm.py": "labels are the IDM's actions",
         "bc.py": "labels are true actions",
     },
+    "act": {
+        "idm.py": "the actor's answers are actions",
+        "bc.py": "the actor's answers are actions",
+    },
     "held_out_probe": {
         "laom_supervised.py": "also the action head",
     },
@@ -79,12 +83,17 @@ REASONS: dict[str, dict[str, str]] = {
         "variants/masklam.py": "a second array per frame: masks",
     },
     "parse_args": {
-        "collect_data.py": "other refusals: there is no run to resume",
+        "collect_data.py": "other refusals: there are no runs",
     },
     "main": {
         "collect_data.py": "it collects",
         "experts/ppo.py": "it trains with PPO; its files are named so",
         "experts/sac.py": "it trains with SAC, which needs lengths that fit together",
+        "laom_supervised.py": "needs labels",
+        "idm.py": "needs labels",
+        "bc.py": "needs labels, fits no probes",
+    },
+    "run_stages": {
         "laom_supervised.py": "a LAM for each budget",
         "idm.py": "an IDM and an actor for each budget",
         "bc.py": "an actor for each budget",

@@ -1,5 +1,7 @@
-"""What a training script sees of the files: stacked frames, windows, label budgets, several files and tasks,
-and what bad files say. The code stands in all five scripts; laom.py's is called here."""
+"""What a script sees of the files: stacked frames, windows, label budgets, several files, bad ones.
+
+The code stands in all five scripts; laom.py's is called here.
+"""
 
 import dataclasses
 import os
@@ -35,24 +37,26 @@ def pixels(frames) -> torch.Tensor:
 
 
 def test_alignment_with_the_environment(train_file, args, data):
-    """Replaying a trajectory's actions from its seed gives its pixels again, and obs[t] is what preceded
-    actions[t]: through the frame stack of the environment and of the dataset, pixel by pixel, from the padded
-    start on."""
+    """Replaying a trajectory's actions from its seed gives its pixels again; obs[t] preceded actions[t].
+
+    Through the frame stack of the environment and of the dataset, pixel by pixel, from the padded start on.
+    """
     with h5py.File(train_file) as file:
-        seed, actions, states = int(file["1"].attrs["seed"]), file["1/actions"][:], file["1/states"][:]
+        seed = int(file["1"].attrs["seed"])
+        actions = file["1/actions"][:]
+        states = file["1/states"][:]
         backgrounds = train_file.parent / file.attrs["backgrounds"]
     env = collect_data.make_env("cheetah-run", "scale_easy_video_hard", backgrounds, "train")
     env = gym.wrappers.FrameStackObservation(env, 3, padding_type="reset")
     stack, states_now = env.reset(seed=seed)
     expert = collect_data.load_expert(ROOT / "experts" / "cheetah-run.npz")
     for t in range(30):
-        obs, next_obs = data.observe_pair(torch.tensor([1000 + t]))
+        obs, next_obs = data.observe_pair(torch.tensor([60 + t]))
         assert torch.equal(obs, to_input(torch.from_numpy(stack[None]), args)), t
         state = gym.spaces.flatten(env.unwrapped.observation_space, states_now).astype(np.float32)
         assert np.array_equal(state, states[t]) and np.allclose(expert(state), actions[t], atol=1e-5)
-        assert np.array_equal(data.states[1000 + t], states[t]) and np.array_equal(
-            data.actions[1000 + t], actions[t]
-        )
+        assert np.array_equal(data.states[60 + t], states[t])
+        assert np.array_equal(data.actions[60 + t], actions[t])
         stack, _, _, _, states_now = env.step(actions[t])
         assert torch.equal(next_obs, to_input(torch.from_numpy(stack[None]), args)), t
 
@@ -70,27 +74,26 @@ def test_all_levels_of_a_pixel_are_exact(args, precision):
 
 def test_input_layout(train_file, data):
     """Channels are oldest frame first, RGB inside a frame, in [-1, 0.992]."""
-    images = data.observe(torch.tensor([5, 700, 1999]), extra=1)
+    images = data.observe(torch.tensor([5, 70, 119]), extra=1)
     assert images.shape == (3, 12, 64, 64) and images.is_contiguous(memory_format=torch.channels_last)
     with h5py.File(train_file) as file:
         assert torch.allclose(images[0], pixels(file["0/obs"][3:7]), atol=1e-6)
-        assert torch.allclose(images[2][:9], pixels(file["1/obs"][997:1000]), atol=1e-6)
+        assert torch.allclose(images[2][:9], pixels(file["1/obs"][57:60]), atol=1e-6)
 
 
 def test_windows_stay_inside_their_trajectory(data):
     index = data.transitions(data.shuffle)
-    assert len(index) == 3 * 999 and not set(index.tolist()) & {999, 1999, 2999}
-    generator, seen = torch.Generator().manual_seed(0), set()
+    assert len(index) == 3 * 59 and not set(index.tolist()) & {59, 119, 179}
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
     for _ in range(20):
         future = data.future(index, 10, generator)
         assert torch.equal(data.trajectory[future], data.trajectory[index])
         seen |= set((future - index).tolist())
     assert seen == set(range(1, 11))
     assert torch.equal(data.future(index, 1, generator), index + 1)
-    first = data.observe(torch.tensor([1000]))
-    assert torch.equal(
-        first[0, :3], first[0, 6:]
-    )  # padded with its own first frame, not with the last of trajectory 0
+    first = data.observe(torch.tensor([60]))  # padded with its own first frame, not with one of trajectory 0
+    assert torch.equal(first[0, :3], first[0, 6:])
 
 
 def test_labelled_subsets_are_nested_and_fixed(data):
@@ -100,31 +103,29 @@ def test_labelled_subsets_are_nested_and_fixed(data):
 
 
 def test_several_files_are_one_dataset(train_file, short_file, args):
-    """Frames at the starts and ends of trajectories and anywhere between; a glob; a number of trajectories of
-    each file."""
+    """Frames at starts and ends of trajectories and anywhere between; a glob; a number of trajectories."""
     data = Dataset((str(short_file), str(train_file)), args)
     index = torch.cat([data.first.unique(), data.last.unique(), torch.randint(len(data.first), (50,))])
     images = data.observe(index)
     with h5py.File(short_file) as short, h5py.File(train_file) as whole:
         arrays = [file[str(i)]["obs"] for file in (short, whole) for i in range(3)]
         for position, image in zip(index.tolist(), images):
-            obs, t = arrays[data.trajectory[position]], position - int(data.first[position])
+            obs = arrays[data.trajectory[position]]
+            t = position - int(data.first[position])
             assert torch.allclose(image, pixels([obs[max(t + i, 0)] for i in (-2, -1, 0)]), atol=1e-6)
     both = Dataset((f"{short_file.parent}/*.hdf5",), args, trajectories_per_file=1)
-    assert [Path(path).name for path in both.paths] == [short_file.name, beside(short_file).name] and len(
-        both.shuffle
-    ) == 2
+    assert [Path(path).name for path in both.paths] == [short_file.name, beside(short_file).name]
+    assert len(both.shuffle) == 2
 
 
 def test_files_of_two_tasks(train_file, other_task, args):
-    """States and actions are those of one task, the first file's or a given one; they are NaN in the other's
-    rows."""
+    """States and actions are those of one task, the first file's or a given one, and NaN in other rows."""
     files = (str(train_file), str(other_task))
     with h5py.File(other_task) as file:
         length = len(file["0/obs"])
-    for task, rows, sizes in ((None, slice(0, 1000), (17, 6)), ("walker-run", slice(1000, None), (24, 6))):
+    for task, rows, sizes in ((None, slice(0, 60), (17, 6)), ("walker-run", slice(60, None), (24, 6))):
         data = Dataset(files, args, task, trajectories_per_file=1)
-        assert data.task == (task or "cheetah-run") and len(data.first) == 1000 + length and data.has_actions
+        assert data.task == (task or "cheetah-run") and len(data.first) == 60 + length and data.has_actions
         for array, size in zip((data.states, data.actions), sizes):
             known = array.isfinite()
             assert array.shape[1] == size and known[rows].all() and known.sum() == known[rows].numel()
@@ -134,9 +135,9 @@ def test_files_of_two_tasks(train_file, other_task, args):
 def test_files_that_others_recorded(train_file, args, tmp_path):
     """The paper's files: unclipped actions, which are clipped, and trajectories of other lengths."""
     data = Dataset((str(as_recorded_by_others(train_file, tmp_path / "train.hdf5")),), args)
-    assert data.actions.abs().max() == 1 and len(data.transitions(data.shuffle)) == 89 + 39 + 69
+    assert data.actions.abs().max() == 1 and len(data.transitions(data.shuffle)) == 59 + 39 + 49
     with h5py.File(train_file) as file:
-        assert np.array_equal(data.actions[90:130], np.clip(3 * file["1/actions"][:40], -1, 1))
+        assert np.array_equal(data.actions[60:100], np.clip(3 * file["1/actions"][:40], -1, 1))
 
 
 def test_data_device():
@@ -240,7 +241,9 @@ def test_bc_on_all_of_data_that_lack_actions(short_file, other_task):
     "changes,message",
     [
         ({"num_labeled_trajectories": (5,)}, "error: --num-labeled-trajectories 5: more than"),
-        ({"lam__batch_size": 4000}, "fills no batch of 4000"),
+        ({"num_labeled_trajectories": ()}, "error: --num-labeled-trajectories: nothing is given"),
+        ({"lam__batch_size": 4000}, "error: --lam.batch-size 4000: {file} has only 147 transitions"),
+        ({"bc__batch_size": 148}, "error: --bc.batch-size 148: {file} has only 147 transitions"),
         ({"eval__backgrounds": "nowhere"}, "error: no videos (*.npy) in nowhere/train"),
         ({"data": "{folder}/*.hdf5"}, "--eval-data"),  # training and evaluation file
         ({"eval_data": "{file}"}, "--eval-data"),
@@ -253,24 +256,68 @@ def test_bad_arguments_get_one_line(short_file, other_task, changes, message):
     names = {"file": short_file, "folder": short_file.parent, "other_task": other_task}
 
     def fill(value):
-        return (
-            tuple(map(fill, value))
-            if isinstance(value, tuple)
-            else value.format(**names)
-            if isinstance(value, str)
-            else value
-        )
+        if isinstance(value, tuple):
+            return tuple(map(fill, value))
+        return value.format(**names) if isinstance(value, str) else value
 
     changes = {"data": str(short_file)} | {name: fill(value) for name, value in changes.items()}
     with pytest.raises(SystemExit) as error:
         args = parse("laom.py", **changes)
         _, labeled_data, _ = laom.load_data(args)
         laom.find_environments(args, labeled_data)
-    assert (
-        str(error.value).startswith("error: ")
-        and message in str(error.value)
-        and "\n" not in str(error.value)
-    )
+    text = str(error.value)
+    assert text.startswith("error: ") and fill(message) in text and "\n" not in text
+
+
+def zeros_and_ones(file):
+    """Frames that were scaled to [0, 1] before they became integers."""
+    for trajectory in file.values():
+        trajectory["obs"][:] = trajectory["obs"][:] > 128
+
+
+def one_frame_each(file):
+    for name in [*file]:
+        for array in ("obs", "actions", "states"):
+            first = file[f"{name}/{array}"][:1]
+            del file[f"{name}/{array}"]
+            file[f"{name}/{array}"] = first
+
+
+def constant_actions(file):
+    for trajectory in file.values():
+        trajectory["actions"][:] = 0.5
+
+
+def one_trajectory(file):
+    del file["1"], file["2"]
+
+
+def short_first(file):
+    """The labelled trajectory has one frame."""
+    name = str(np.random.default_rng(42).permutation(3)[0])
+    for array in ("obs", "actions", "states"):
+        first = file[f"{name}/{array}"][:1]
+        del file[f"{name}/{array}"]
+        file[f"{name}/{array}"] = first
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (zeros_and_ones, "obs are 0 to 1, not 0 to 255"),
+        (one_frame_each, "no trajectory has two frames"),
+        (constant_actions, "all actions are the same"),
+        (one_trajectory, "one trajectory cannot be split for probes"),
+        (short_first, "1 labelled trajectories of .* have no two frames"),
+    ],
+)
+def test_data_from_which_nothing_is_learned_get_one_line(change, message, short_file, tmp_path):
+    for path in (short_file, beside(short_file)):
+        shutil.copy(path, tmp_path)
+    edit(tmp_path / short_file.name, change)
+    args = parse("laom.py", tmp_path / short_file.name, num_labeled_trajectories=(1,))
+    with pytest.raises(SystemExit, match=f"^error: .*{message}$"):
+        laom.load_data(args)
 
 
 def test_evaluation_data_are_other_data(short_file, tmp_path):

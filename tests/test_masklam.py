@@ -135,3 +135,12 @@ def test_data_without_masks_get_one_line(masked_file, tmp_path):
         file["1"].create_dataset("mask", data=np.ones((60, 32, 32), np.uint8))
     with pytest.raises(SystemExit, match=refusal):
         masklam.load_data(parse(path))
+
+
+def test_other_masks_make_another_run(masked_file, args, tmp_path):
+    path = shutil.copy(masked_file, tmp_path)
+    before = masklam.Dataset([path], args).fingerprint()
+    assert before == masklam.Dataset(args.data, args).fingerprint()
+    with h5py.File(path, "r+") as file:
+        file["0"]["mask"][0] ^= 1
+    assert masklam.Dataset([path], args).fingerprint() != before

@@ -132,3 +132,14 @@ def test_probes_are_fitted_on_trajectories_without_labels(sources):
     assert source is eval_data and tests["seen_videos"][0] is data
     both = [*trajectories, *tests["unseen_videos"][1]]
     assert len(trajectories) == 3 and sorted(both) == list(range(5))
+
+
+def test_a_dimension_that_was_constant_says_nothing():
+    """As codes that the fitted rows do not use: elsewhere it may vary."""
+    z, actions, _ = draw("knows the action", 16, 500, seed=1)
+    held_out_z, held_out_actions, _ = draw("knows the action", 16, 500, seed=2)
+    expected = laom.fit_ridge(z, actions)(held_out_z)
+    constant = torch.full((500, 1), 0.37)
+    predict = laom.fit_ridge(torch.cat([z, constant], 1), actions)
+    prediction = predict(torch.cat([held_out_z, torch.randn(500, 1)], 1))
+    torch.testing.assert_close(prediction, expected, rtol=1e-4, atol=1e-4)
