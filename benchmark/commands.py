@@ -102,7 +102,8 @@ DEMO = Scale(
 # Two cores and a night. K is 3: 12 steps of the simulation, where the paper's K = 10 is 10 steps. walker-run
 # takes longer to clone.
 MINI_LAM = "--lam.num-epochs 8"
-MINI_LAOM = f"{MINI_LAM} --lam.act-head-dim 512 --lam.obs-head-dim 512 --lam.learning-rate 1e-4"
+MINI_LAOM = f"{MINI_LAM} --lam.act-head-dim 512 --lam.obs-head-dim 512 --lam.latent-action-dim 256"
+MINI_LAOM += " --lam.learning-rate 1e-4"
 MINI_IDM = "--idm.num-updates 4000 --idm.act-head-dim 512"
 MINI_EVAL = "--eval.num-episodes 10"
 MINI = Scale(
