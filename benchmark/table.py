@@ -123,7 +123,7 @@ def comparison_row(table: Table, runs: list[tuple[str, str]], measure: str, budg
     seeds = seeds_of(comparisons)
     if not seeds:
         return []
-    pairs = {key for found in comparisons for key in (*found.log_ratios, *found.left_out)}
+    pairs = sorted({key for found in comparisons for key in (*found.log_ratios, *found.left_out)})
     means = []
     for run in runs:
         cells = []
