@@ -1284,7 +1284,8 @@ def main(args: Args):
         try:
             lock_file(lock)
         except BlockingIOError:
-            raise SystemExit(f"error: another process collects in {args.output}: give another, or shards")
+            print(f"another process collects in {args.output}, which is waited for", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if args.from_videos:
             collect_videos(args)
         elif args.preview:

@@ -1,54 +1,34 @@
-"""Measures what the first stage of a run has learned: its latent actions, and what its embedding holds.
+"""Measures more of what the first stage of a run has learned: latent actions, and what the embedding holds.
 
     python benchmark/measure.py runs/<run>                  # every LAM (or IDM) of the run
-    python benchmark/measure.py runs/<run>/lam_8.pt         # one of them
-    python benchmark/measure.py runs/*laom* --only-missing  # those of several runs that are not measured yet
+    python benchmark/measure.py runs/*laom* --only-missing  # those that are not measured yet
     python benchmark/measure.py runs/<run> --twin-data data/twins/cheetah-run__vanilla__val.hdf5 --reconstruct
 
 It EXECUTES the script that lies in a run's folder, so that a variant is measured like a method: measure only
 runs that you trust. Beside the weights <name>.pt it writes <name>.json, where table.py and plot.py find it,
-with --reconstruct <name>.png, and for a LAM that predicts pixels prediction.png in the run's folder. What
-fails does not stop the others: the end says it in a line each, and the exit status is 1.
+with --reconstruct <name>.png, and for a LAM that predicts pixels prediction.png.
 
-<kind>_mse/<videos>, <kind>_mse_over_var/<videos> (1 is what the mean action reaches) and
-<kind>_mse_over_var_per_dimension/<videos>: error of the true action, at k = 1, without augmentation, on at
-most 50,000 transitions.
-Kinds: action_probe, ridge regression z → action fitted on trajectories without labels; blind_probe, the
-same from z of (obs, obs), for which the IDM has not seen what comes next: an expert's action can be guessed
-from obs alone, and what z owes to the change is the gap between the two (none for a good LAM either, where
-the next observation follows from obs, as an expert's without noise does); action_head and idm, the network's
-own answer, learned from the labelled trajectories (Figure 9a), blind_idm that to (obs, obs).
-perturbation_r2/<videos>, plan_r2/<videos>, blind_…: where noise was added to the expert's actions, how much
-of it z tells beyond what the expert's action tells (0 nothing, 1 all), and R² of the expert's action from z.
-Videos: seen_videos, the last fifth of the trajectories in the fixed shuffle whose beginning is labelled;
-unseen_videos, those of the evaluation file; those of each twin, which is no_distractors if it has none.
-Where the labels are of another task than the videos, the trajectories are those of the labels' task.
-
-Without labels, on the evaluation file: effective_rank of z (participation ratio of its principal components);
-shuffled_loss_ratio and blind_loss_ratio, the FDM's error with other transitions' z, or with z of (obs, obs),
-over that with their own (1: it ignores z, or z says nothing of the change); copy_loss_ratio, the error with
-their own over that of predicting no change (above 1: the LAM has not learned to predict yet; for LAPO the two
-older frames move up, LAOM's embeddings are the encoder's, not the slow copy's); distractor_share/<videos>,
-the share of Var(z) that changes between the evaluation file and its twin, so with the distractors alone:
-½ E|z - z'|² / Var(z), each about its own mean (0: z does not depend on the distractors; 1: on nothing else).
+What the script itself has measured stands in results.json: probes, what z tells of the action's noise and of
+the expert's plan, its effective rank. Here, on the evaluation file, without labels: shuffled_loss_ratio and
+blind_loss_ratio, the FDM's error with other transitions' z, or with z of (obs, obs), over that with their own
+(1: it ignores z, or z says nothing of the change); copy_loss_ratio, the error with their own over that of
+predicting no change (above 1: the LAM has not learned to predict; for LAPO the two older frames move up).
+With a twin of the evaluation file (collect_data.py --rerender), its trajectories without distractors: the
+script's own measures on it, as <measure>/no_distractors; distractor_share/no_distractors, the share of Var(z)
+that changes between the two, so with the distractors alone: ½ E|z - z'|² / Var(z), each about its own mean
+(0: z does not depend on the distractors; 1: on nothing else).
 
 What a script must define: LAM or IDM, a network (obs, future_obs) → z or action with an `encoder`; a LAM also
 predict(obs_embedding, z), and infer(obs_embedding, future_embedding) unless it has a pixel `decoder`;
-parse_args, load_data, Dataset (with observe and observe_pair), split_for_probes, infer_some, action_errors,
-fit_ridge, perturbation_errors, effective_rank; for --reconstruct batch_rows, learning_rate, init_weights,
-ResidualBlock.
-An `action_head` of the network is measured, too.
+start_process, load_args, load_data, Dataset, infer_some, and held_out_probe or held_out_error.
 """
 
-import contextlib
-import ctypes
 import dataclasses
 import functools
 import importlib.util
 import inspect
 import json
 import sys
-import traceback
 from pathlib import Path
 
 import torch
@@ -58,63 +38,36 @@ import tyro
 from torchvision.utils import save_image
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the scripts are
+import lapo
+
 NUM_PICTURES = 12  # columns of a picture
 
 
 @dataclasses.dataclass
 class Args:
     paths: tyro.conf.Positional[tuple[Path, ...]]
-    """runs' folders, or weights in them, lam*.pt or idm*.pt; the runs' scripts are executed: trust them"""
-    eval_data: tuple[str, ...] = ()
-    """trajectories with unseen videos; the default is the run's own"""
-    twin_data: tuple[str, ...] = ()
-    """the trajectories of the evaluation data under other distractors or none (collect_data.py --rerender)"""
-    reconstruct: bool = False
-    """train a pixel decoder on the frozen embedding and draw what it sees (Figure 11)"""
-    num_updates: int = 1000
-    """updates of the pixel decoder, of 64 observations each; the paper does not say how many"""
-    only_missing: bool = False
-    """leave out weights whose measures lie beside them: of twins and reconstructed, if these are asked for"""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """where the networks live"""
+    """runs' folders; their scripts are executed: trust them"""
+    twin_data: str | None = (
+        None  # the evaluation trajectories without distractors (collect_data.py --rerender)
+    )
+    reconstruct: bool = False  # train a pixel decoder on the embedding and draw what it sees (Figure 11)
+    num_updates: int = 1000  # of the decoder, 64 observations each; the paper does not say how many
+    only_missing: bool = False  # leave out what has been measured, and what has not finished stage 1
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the networks live
 
 
 # ---- The run: its script as a module, its network ----------------------------------------------------------
 
 
-def load_method(folder: Path, reconstruct: bool):
-    """The run's script as it ran, as a module, if it defines what this program calls."""
-    scripts = sorted(folder.glob("*.py"))
-    if len(scripts) != 1 or not (folder / "args.json").exists():
-        raise SystemExit("error: not a run's folder: a script and args.json are in it")
-    try:
-        json.loads((folder / "args.json").read_text())
-    except ValueError as error:
-        raise SystemExit(f"error: args.json is not whole: {error}")
-    spec = importlib.util.spec_from_file_location(str(scripts[0]), scripts[0])
+def load_method(folder: Path):
+    """The run's script as it ran, as a module."""
+    (script,) = folder.glob("*.py")
+    spec = importlib.util.spec_from_file_location(str(script), script)
     method = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = method  # where dataclasses look for their types
     spec.loader.exec_module(method)
-
-    name = scripts[0].name
-    if not hasattr(method, "LAM") and not hasattr(method, "IDM"):
-        raise SystemExit(f"error: {name} defines neither LAM nor IDM: benchmark/measure.py measures these")
-    needed = ["parse_args", "load_data", "Dataset"]
-    needed += ["split_for_probes", "infer_some", "action_errors"]
-    needed += ["fit_ridge", "perturbation_errors"]
-    if hasattr(method, "LAM"):
-        needed.append("effective_rank")
-    if reconstruct:
-        needed += ["batch_rows", "learning_rate", "init_weights", "ResidualBlock"]
-    refuse_without(needed, method, name)
     return method
-
-
-def refuse_without(names: list[str], owner, what: str):
-    missing = [name for name in names if not hasattr(owner, name)]
-    if missing:
-        listed = ", ".join(missing)
-        raise SystemExit(f"error: {what} does not define {listed}, which benchmark/measure.py needs")
 
 
 def load_network(method, args, weights: Path, action_dim: int) -> nn.Module:
@@ -125,67 +78,29 @@ def load_network(method, args, weights: Path, action_dim: int) -> nn.Module:
     if "action_dim" in inspect.signature(kind).parameters:
         sizes.append(action_dim)
     network = kind(*sizes).to(args.device, memory_format=torch.channels_last)
-    needed = ["encoder"]
-    if is_lam:
-        needed += ["predict"] if hasattr(network, "decoder") else ["predict", "infer"]
-    refuse_without(needed, network, f"the {kind.__name__} of this run")
-    try:
-        network.load_state_dict(torch.load(weights, map_location=args.device, weights_only=True))
-    except Exception as error:  # torch has many
-        raise SystemExit(f"error: {weights.name} holds no whole weights of this network: {first_line(error)}")
+    network.load_state_dict(torch.load(weights, map_location=args.device, weights_only=True))
     return network.requires_grad_(False)
 
 
 # ---- Measures ----------------------------------------------------------------------------------------------
 
 
-def measure(method, args, network: nn.Module, data, eval_data, twins: list) -> dict:
-    """All measures of a network by name: numbers, and for each action dimension a list of them."""
-    fitted, sources = method.split_for_probes(args, data, eval_data)
-    for twin in twins:
-        name = "no_distractors" if twin.difficulty == "vanilla" else f"twin:{twin.paths[0]}"
-        sources[name] = (twin, sources["unseen_videos"][1])
-
-    def blind_network(obs, _):
-        return network(obs, obs)
-
-    train = method.infer_some(args, network, *fitted)
-    blind_train = method.infer_some(args, blind_network, *fitted)
-
-    results = {}
-    for videos, source in sources.items():
-        test = method.infer_some(args, network, *source)
-        blind_test = method.infer_some(args, blind_network, *source)
-        z, actions, _ = test
-        predictions = {}
-        if hasattr(method, "LAM"):
-            predictions["action_probe"] = method.fit_ridge(*train[:2])(z)
-            predictions["blind_probe"] = method.fit_ridge(*blind_train[:2])(blind_test[0])
-        else:  # the action itself
-            predictions["idm"] = z
-            predictions["blind_idm"] = blind_test[0]
-        results |= method.perturbation_errors("", videos, train, test)
-        results |= method.perturbation_errors("blind_", videos, blind_train, blind_test)
-        if hasattr(network, "action_head"):
-            predictions["action_head"] = network.action_head(z)
-        for kind, prediction in predictions.items():
-            errors = method.action_errors(kind, videos, prediction, actions)
-            results |= errors
-            if errors:  # none for plain videos
-                by_dimension = (prediction - actions).square().mean(0) / actions.var(0, unbiased=False)
-                results[f"{kind}_mse_over_var_per_dimension/{videos}"] = by_dimension.tolist()
-
-        if videos == "unseen_videos":
-            unseen_z = z
-            if hasattr(method, "LAM"):
-                results["effective_rank"] = method.effective_rank(z)
-                results |= loss_ratios(method, args, network, eval_data)
-        elif videos != "seen_videos":
-            results[f"distractor_share/{videos}"] = distractor_share(unseen_z, z)
+def measure(method, args, network: nn.Module, data, eval_data, twin) -> dict[str, float]:
+    results = loss_ratios(method, args, network, eval_data) if hasattr(method, "LAM") else {}
+    if twin is None:
+        return results
+    held_out = method.held_out_probe if hasattr(method, "LAM") else method.held_out_error
+    for name, value in held_out(args, network, data, twin).items():
+        measure, _, videos = name.partition("/")
+        if videos == "unseen_videos":  # those of its evaluation data, here the twin
+            results[f"{measure}/no_distractors"] = value
+    z, *_ = method.infer_some(args, network, eval_data, eval_data.shuffle)
+    twin_z, *_ = method.infer_some(args, network, twin, twin.shuffle)
+    results["distractor_share/no_distractors"] = distractor_share(z, twin_z)
     return results
 
 
-def loss_ratios(method, args, lam: nn.Module, data) -> dict:
+def loss_ratios(method, args, lam: nn.Module, data) -> dict[str, float]:
     """Whether the FDM needs z, and whether it predicts at all."""
     errors = functools.partial(prediction_errors, lam)
     by_batch, *_ = method.infer_some(args, errors, data, data.shuffle)
@@ -231,39 +146,23 @@ def distractor_share(z: torch.Tensor, twin_z: torch.Tensor) -> float:
 # ---- Pictures ----------------------------------------------------------------------------------------------
 
 
-class EmbeddingDecoder(nn.Sequential):
-    """The encoder's mirror: (B, channels_in, 8, 8) → images (B, channels_out, 64, 64) in [-1, 1]."""
-
-    def __init__(self, method, channels_in: int, scale: int, num_res_blocks: int, channels_out: int):
-        blocks = []
-        for channels in (32 * scale, 32 * scale, 16 * scale):
-            blocks.append(nn.ConvTranspose2d(channels_in, channels, 2, stride=2))
-            blocks += [method.ResidualBlock(channels) for _ in range(num_res_blocks)]
-            channels_in = channels
-        super().__init__(*blocks, nn.GELU(), nn.Conv2d(channels_in, channels_out, 1), nn.Tanh())
-        self.apply(method.init_weights)
-
-
 def reconstruct(method, args, encoder: nn.Module, data, eval_data, num_updates: int, path: Path):
     """Figure 11: a pixel decoder learns to see through a frozen embedding; draws true and decoded frames."""
     torch.manual_seed(args.seed)
-    scale = encoder.channels_out // 32
-    decoder = EmbeddingDecoder(method, encoder.channels_out, scale, 1, 3 * args.frame_stack)
+    sizes = args.lam if hasattr(method, "LAM") else args.idm
+    decoder = lapo.PixelDecoder(sizes, encoder.channels_out, 3 * args.frame_stack).apply(lapo.init_weights)
     decoder = decoder.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(decoder.parameters(), lr=1e-3, fused=True)
     index = data.transitions(data.shuffle)
-    bar = tqdm(range(num_updates), desc="reconstruction", unit="update")
-    for step in bar:
-        optim.param_groups[0]["lr"] = method.learning_rate(1e-3, step, 0, num_updates, "cosine")
-        obs = data.observe(index[method.batch_rows(len(index), 64, args.seed, step)])
+    for step in tqdm(range(num_updates), desc="reconstruction", unit="update"):
+        optim.param_groups[0]["lr"] = lapo.learning_rate(1e-3, step, 0, num_updates, "cosine")
+        obs = data.observe(index[lapo.batch_rows(len(index), 64, args.seed, step)])
         with args.autocast():
             decoded = decoder(encoder(obs))
         loss = F.mse_loss(decoded.float(), obs.float())
         optim.zero_grad(set_to_none=True)
         loss.backward()
         optim.step()
-        if step % 50 == 0:
-            bar.set_postfix(loss=f"{loss.item():.4f}")
 
     true = eval_data.observe(pictured(eval_data))
     with torch.no_grad(), args.autocast():
@@ -295,113 +194,71 @@ def draw(path: Path, *rows: torch.Tensor):
 # ---- Main --------------------------------------------------------------------------------------------------
 
 
-def find_weights(path: Path) -> list[Path]:
-    """The files of weights of a run's LAMs or IDMs, or the one that is named."""
-    files = [path]
-    if path.is_dir():
-        files = sorted([*path.glob("lam*.pt"), *path.glob("idm*.pt")])
-    if not files or not all(file.exists() and file.name.startswith(("lam", "idm")) for file in files):
-        wanted = "a run's folder with lam*.pt or idm*.pt, or one of these"
-        raise SystemExit(f"error: no finished first stage: give {wanted}")
+def find_weights(folder: Path, own: Args) -> list[Path]:
+    """The weights of a run's LAMs or IDMs that are to be measured."""
+    files = sorted([*folder.glob("lam*.pt"), *folder.glob("idm*.pt")])
+    if own.only_missing:
+        return [file for file in files if not is_measured(file, own)]
+    if not files:
+        raise SystemExit(f"error: {folder} has no lam*.pt or idm*.pt: its first stage has not finished")
     return files
 
 
-def is_measured(weights: Path, measure_args: Args) -> bool:
+def is_measured(weights: Path, own: Args) -> bool:
     """Whether what is asked for lies beside the weights."""
     path = weights.with_suffix(".json")
-    measures = json.loads(path.read_text()) if path.exists() else {}
-    num_twins = sum(name.startswith("distractor_share/") for name in measures)
-    is_drawn = weights.with_suffix(".png").exists() or not measure_args.reconstruct
-    return bool(measures) and num_twins >= len(measure_args.twin_data) and is_drawn
+    measures = path.read_text() if path.exists() else ""
+    has_twin = "distractor_share" in measures or not own.twin_data
+    is_drawn = weights.with_suffix(".png").exists() or not own.reconstruct
+    return bool(measures) and has_twin and is_drawn
 
 
-def load_twins(method, args, paths: tuple[str, ...], eval_data) -> list:
-    """The twins of the evaluation data, if they are: the same states and actions at the same times."""
-    twins = [method.Dataset((path,), args) for path in paths]
-    for twin in twins:
-        for name in ("last", "actions", "states"):
-            own, other = getattr(eval_data, name), getattr(twin, name)
-            if not torch.equal(own.nan_to_num(), other.nan_to_num()):
-                its, whose = twin.paths[0], eval_data.paths[0]
-                raise SystemExit(f"error: {its} is no twin of {whose}: its trajectories are others")
-    return twins
+def load_twin(method, args, path: str, eval_data):
+    """The twin of the evaluation data, if it is: the same states and actions at the same times."""
+    twin = method.Dataset((path,), args)
+    for name in ("last", "actions", "states"):
+        own, other = getattr(eval_data, name), getattr(twin, name)
+        if not torch.equal(own.nan_to_num(), other.nan_to_num()):
+            raise SystemExit(f"error: {path} is no twin of {eval_data.paths[0]}: its trajectories are others")
+    return twin
 
 
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def keep_freed_memory():
-    """Has glibc keep freed memory, as the scripts do: a CPU spends a third of its time on mapping it anew."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: its end stays
-
-
-@contextlib.contextmanager
-def noted(path: Path, failures: list[str]):
-    """Goes on where a measure of the path fails, and notes it in a line; shows whole what nobody foresaw."""
-    try:
-        yield
-    except SystemExit as error:
-        failures.append(f"{path}: {first_line(error).removeprefix('error: ')}")
-    except Exception as error:
-        traceback.print_exc()
-        failures.append(f"{path}: {type(error).__name__}: {first_line(error)}")
-
-
-def measure_run(path: Path, measure_args: Args, failures: list[str]):
-    """Measures a run's LAMs or IDMs, or the one that is named."""
-    files = find_weights(path)
-    if measure_args.only_missing:
-        files = [file for file in files if not is_measured(file, measure_args)]
+def measure_run(folder: Path, own: Args):
+    """Measures a run's LAMs or IDMs."""
+    files = find_weights(folder, own)
     if not files:
         return
-    folder = files[0].parent
-    method = load_method(folder, measure_args.reconstruct)
-    args = method.parse_args(["--resume", str(folder)])
-    args = dataclasses.replace(args, device=measure_args.device)
-    if measure_args.eval_data:
-        args = dataclasses.replace(args, eval_data=measure_args.eval_data)
+    method = load_method(folder)
+    args = dataclasses.replace(method.load_args(folder / "args.json"), device=own.device)
+    method.start_process(args)
     data, labeled_data, eval_data = method.load_data(args)
     if not data.actions.isfinite().all():  # other tasks, or plain videos: the labels' trajectories
         data = labeled_data
-    twins = load_twins(method, args, measure_args.twin_data, eval_data)
+    twin = load_twin(method, args, own.twin_data, eval_data) if own.twin_data else None
     for weights in files:
-        with noted(weights, failures):
-            network = load_network(method, args, weights, labeled_data.actions.shape[1])
-            write_measures(weights, measure(method, args, network, data, eval_data, twins))
-            if hasattr(network, "decoder"):
-                draw_predictions(args, network, eval_data, folder / "prediction.png")
-            if measure_args.reconstruct:
-                picture = weights.with_suffix(".png")
-                num_updates = measure_args.num_updates
-                reconstruct(method, args, network.encoder, data, eval_data, num_updates, picture)
-                print(picture)
+        network = load_network(method, args, weights, labeled_data.actions.shape[1])
+        write_measures(weights, measure(method, args, network, data, eval_data, twin))
+        if hasattr(network, "decoder"):
+            draw_predictions(args, network, eval_data, folder / "prediction.png")
+        if own.reconstruct:
+            picture = weights.with_suffix(".png")
+            reconstruct(method, args, network.encoder, data, eval_data, own.num_updates, picture)
+            print(picture)
 
 
-def write_measures(weights: Path, results: dict):
+def write_measures(weights: Path, results: dict[str, float]):
     """Prints them, and puts them beside the weights, whole or not at all."""
     print(f"\n{weights}")
     for name, value in results.items():
-        values = value if isinstance(value, list) else [value]
-        print(f"{name:62}", *[f"{x:.3f}" for x in values])
+        print(f"{name:62} {value:.3f}")
     partial = weights.with_suffix(".json.partial")
     partial.write_text(json.dumps(results, indent=2))
     partial.replace(weights.with_suffix(".json"))
 
 
-def main(measure_args: Args):
-    keep_freed_memory()
-    failures = []
-    for path in measure_args.paths:
-        with noted(path, failures):
-            measure_run(path, measure_args, failures)
-    if len(failures) == 1:
-        raise SystemExit(f"error: {failures[0]}")
-    if failures:
-        raise SystemExit("error: these failed:\n" + "\n".join(failures))
+def main(own: Args):
+    for folder in own.paths:
+        measure_run(folder, own)
 
 
 if __name__ == "__main__":

@@ -2,110 +2,227 @@
 
     python benchmark/plot.py --scale mini                   # every figure and table whose runs are there
     python benchmark/plot.py figure_08 table_3 --scale mini --videos unseen_videos
-    python benchmark/plot.py --scale demo --runs 'runs/*'   # any folders with results.json and args.json
-    python benchmark/plot.py --scale mini --html            # one page with everything, runs side by side
-    python benchmark/plot.py --scale demo --html runs/*     # these runs side by side
+    python benchmark/plot.py --scale demo --runs 'runs/*'   # runs of any folders
+    python benchmark/plot.py --scale mini --like laom_cosine=laom    # a variant beside the methods
 
-A run belongs to a figure if its arguments are those of benchmark/run.py at this scale, wherever it lies and
-whatever its folder is called (which trajectories it was given is not compared). A figure one of whose methods
-has not run is skipped, and the command that runs it is printed; means are over the tasks and seeds with which
-all have run. A variant that benchmark/run.py has run stands beside the methods, under its own name. Writes
-benchmark/pictures/<scale>_figure_08.png and so on, and the page, a single runs/benchmark/<scale>.html; prints
-what all runs have measured, on seen and unseen videos, the verdict on each claim of the paper, and which
-measure predicts the return.
+It takes the runs of runs/benchmark/<scale>/ and benchmark/results/<scale>/. What a run is follows from its
+folder's name, else from its script's. A variant stands behind the method that --like names; its runs also
+count if they lie in runs/, and a line says which arguments differ from that method's. A figure one of whose
+methods has not run is skipped; means are over the tasks and seeds with which all have run. With all figures
+it also prints the verdict on each claim of the paper, and which measure predicts the return.
 
 Lines and bars are means over tasks, of means over seeds; dots are seeds; 95% intervals are bootstrapped over
-seeds and episodes, with three seeds too narrow (stats.py). Scores are returns over the mean return on seen
-videos of bc.py on all labels of the same task, with the same distractors, at this scale; over the paper's
-Table 3 where a kind of data in the figure has no such run. Probe errors are MSE / Var(a), held out, at k = 1;
-the paper's are MSEs of an online probe on raw actions, over 27, their variance in the mean of its tasks.
-A claim is a ratio for each task and seed; it holds or fails where the 95% t interval of their logarithms lies
-on one side of 0, and is undecided otherwise.
+seeds and episodes, with three seeds too narrow. Scores are returns over the mean return on seen videos of
+bc.py on all labels of the same task, with the same distractors, at this scale; over the paper's Table 3 where
+a kind of data in the figure has no such run. Probe errors are MSE / Var(a), held out, at k = 1; the paper's
+are MSEs of an online probe on raw actions, over 27, their variance in the mean of its tasks. A claim is a
+ratio for each task and seed; it holds or fails where the 95% t interval of their logarithms lies on one side
+of 0, and is undecided otherwise.
 """
 
+import dataclasses
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Annotated, Literal
 
-import run as benchmark
+import commands
+import numpy as np
 import tyro
+from commands import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, ROOT, SCALES, Figure, list_figures
 from figures import DRAW, plt
-from page import OVERVIEWS, TABLES, overviews, write_page
-from run import ROOT, SCALES, Figure
-from stats import Benchmark
-from table import print_table
+from results import VIDEOS, find_folders, is_finished, read_json
+from stats import CLAIMS, MEASURES, PAPER_BC, Claim, Table, compare, correlations, seeds_of
+from table import join, number, print_rows
+
+Rows = list[list[str]]  # the first one is the header
+
+# ---- Table 3, verdicts and correlations --------------------------------------------------------------------
+
+
+def table_3(table: Table) -> Rows:
+    """BC on all labels."""
+    rows = [["task", "with distractors", "without", "paper: with", "paper: without"]]
+    for task in ALL_TASKS:
+        cells = []
+        for difficulty in (DISTRACTORS, CLEAN):
+            returns = table.get("bc", difficulty, "return_mean", table.videos, "all")
+            means = [value for (other, _), value in returns.items() if other == task]
+            seeds = ", ".join(f"{mean:.1f}" for mean in means)
+            cells.append(f"{np.mean(means):.1f} (seeds: {seeds})" if means else "–")
+        if set(cells) != {"–"}:
+            rows.append([task, *cells, str(PAPER_BC[task][DISTRACTORS]), str(PAPER_BC[task][CLEAN])])
+    return rows
+
+
+VERDICTS = """The paper's claims: geometric means of the ratios of n pairs (task, seed), with 95% t intervals
+of their logarithms; a claim holds or fails where the whole interval lies on one side of 1, however large the
+ratio; verdicts on seen | unseen videos where they differ; unexplained is 1 - R²; scores are over BC on all
+labels of the same kind of data"""
+CORRELATIONS = """Which measure predicts the return: Spearman's rank correlations with the return over n runs
+of a task, methods and seeds together, with distractors, seen | unseen videos; positive: what the measure
+calls better returns more; nine independent runs exceed ±0.7 by chance one time in twenty, but three methods
+with three seeds each 7 to 29 times in a hundred, by the seeds' noise; three runs reach ±1 one time in three;
+LAPO's FDM predicts pixels, LAOM's embeddings"""
+
+
+def claim_rows(table: Table) -> Rows:
+    """Each claim by each of its measures, where its runs are there."""
+    header = ["the paper's claim", f"ratio of, {table.most_labels} labelled", "holds if", "n"]
+    rows = [[*header, "task: seeds", "seen videos", "unseen videos", "verdict", "paper"]]
+    for claim in CLAIMS:
+        for measure in claim.measures:
+            row = claim_row(table, claim, measure)
+            if row:
+                rows.append(row)
+    return rows
+
+
+def claim_row(table: Table, claim: Claim, measure: str) -> list[str] | None:
+    """None if no task and seed has all of the claim's runs."""
+    runs = claim.runs(table.scale)
+    comparisons = [compare(table, runs, measure, videos, table.most_labels) for videos in VIDEOS]
+    seeds = seeds_of(comparisons)
+    if not seeds:
+        return None
+    ratio = claim.ratio.replace(f"__{CLEAN}", " without distractors")
+    return [
+        claim.text,
+        f"{MEASURES[measure].about}: {ratio.replace('_small', f'_{min(table.scale.smaller_dims)}')}",
+        claim.direction(measure),
+        seen_and_unseen([str(len(comparison.log_ratios)) for comparison in comparisons]),
+        seeds,
+        *map(str, comparisons),
+        seen_and_unseen([comparison.verdict(claim.direction(measure)) for comparison in comparisons]),
+        claim.paper if measure == claim.of_paper else "–",
+    ]
+
+
+def correlation_rows(table: Table) -> Rows:
+    """Each measure's rank correlation with the return in each task, and its mean over tasks."""
+    table = table.only(list_figures(table.scale)["measures_and_returns"])
+    tasks = [task for task in ALL_TASKS if any(row.task == task for row in table.rows)]
+    header = [f"measure, {table.most_labels} labelled", "better is"]
+    for task in tasks:
+        header += [task, "n"]
+    rows = [[*header, "mean of tasks"]]
+    for name, measure in MEASURES.items():
+        found = [correlations(table, name, videos) for videos in VIDEOS]
+        if name == "return_mean" or not any(found):
+            continue
+        row = [measure.about, measure.better]
+        of_tasks = []  # (tasks, 2)
+        for task in tasks:
+            (seen, seen_n), (unseen, unseen_n) = [of_videos.get(task, (nan, 0)) for of_videos in found]
+            of_tasks.append([seen, unseen])
+            row += [signed([seen, unseen]), seen_and_unseen([str(seen_n), str(unseen_n)])]
+        rows.append([*row, signed(np.mean(of_tasks, 0))])
+    return rows
+
+
+def signed(correlations: list[float]) -> str:
+    return join([number(correlation, "+.2f") for correlation in correlations])
+
+
+def seen_and_unseen(cells: list[str]) -> str:
+    """Once, if both are the same."""
+    return " | ".join(dict.fromkeys(cells))
+
+
+# ---- Main --------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Args:
     what: Annotated[tuple[str, ...], tyro.conf.Positional] = ("all",)
     """figures and tables: figure_01, figure_09 (a and bc), table_3, …, all"""
-    scale: Literal[tuple(SCALES)] = "demo"
-    """whose runs: an entry of SCALES in benchmark/run.py"""
+    scale: Literal[tuple(SCALES)] = "demo"  # whose runs: an entry of SCALES in benchmark/commands.py
     runs: tuple[str, ...] = ()
-    """folders of runs, or quoted globs; the default are those of runs/benchmark/ and benchmark/results/"""
-    videos: Literal["seen_videos", "unseen_videos"] = "seen_videos"
-    """of the evaluation and of the probes; Figure 9a has unseen ones in any case"""
-    partial: bool = False
-    """draw a figure although it lacks some of its runs"""
-    html: tuple[Path, ...] | None = None
-    """write a page; the runs to show side by side, or none for one of each kind"""
-    output: Path | None = None
-    """folder of the pictures and of the page; the default are benchmark/pictures and runs/benchmark"""
+    """folders of runs, or quoted patterns, instead of runs/benchmark/<scale> and benchmark/results/<scale>"""
+    like: tuple[str, ...] = ()  # variants and the methods they are like: laom_cosine=laom
+    videos: Literal[VIDEOS] = "seen_videos"  # of returns and probes; Figure 9a has unseen ones in any case
+    partial: bool = False  # draw a figure although it lacks some of its runs
+    output: Path = ROOT / "benchmark" / "pictures"  # folder of the pictures
 
 
-def draw(bench: Benchmark, name: str, figure: Figure, partial: bool, path: Path) -> bool:
+def load_table(args: Args) -> Table:
+    """The finished runs of the scale on the paper's tasks."""
+    variants = {}
+    for pair in args.like:
+        variant, _, method = pair.partition("=")
+        if method not in METHODS:
+            raise SystemExit(f"error: --like {pair}: give VARIANT=METHOD, one of {', '.join(METHODS)}")
+        variants[variant] = method
+    scale = dataclasses.replace(SCALES[args.scale])
+    known = [*commands.list_runs(scale, scale.tasks[0]), *variants]
+    scale.variants = variants
+
+    patterns = args.runs
+    if not patterns:
+        patterns = [
+            f"{ROOT}/runs/benchmark/{args.scale}/*/*",
+            f"{ROOT}/benchmark/results/{args.scale}/*/*/*",
+        ]
+        patterns += [f"{ROOT}/runs/*__{variant}__*" for variant in variants]
+    folders = find_folders(patterns)
+    if args.runs and not folders:
+        raise SystemExit(f"error: no results.json in {', '.join(args.runs)}")
+    finished = [folder for folder in folders if is_finished(folder)]
+    table = Table(finished, args.scale, scale, known, args.videos)
+    for variant, method in variants.items():
+        describe_variant(table, variant, method)
+    return table.narrowed(lambda row: row.task in ALL_TASKS)
+
+
+def describe_variant(table: Table, variant: str, method: str):
+    """Says how many runs it has, and where their arguments are not those of the method."""
+    folders, of_method = table.find(variant), table.find(method)
+    print(f"{variant}: {len(folders)} runs with distractors")
+    for key in folders.keys() & of_method.keys():
+        own, other = [read_json(path / "args.json") for path in (folders[key], of_method[key])]
+        for stage in ("lam", "idm", "bc", "decoder"):
+            for name, value in other.get(stage, {}).items():
+                its = own.get(stage, {}).get(name)
+                if its != value:
+                    print(f"{folders[key]}: {stage}.{name} is {its}, {method}'s {value}")
+
+
+def draw(table: Table, name: str, figure: Figure, args: Args) -> None:
     """Draws a figure if enough of its runs are there, and says so."""
-    make = f"python benchmark/run.py {name} --scale {bench.scale_name}"
-    view = bench.only(figure)
-    names = {run_name for run_name, _ in figure.runs} - set(bench.scale.variants)
-    with_runs = {run_name for run_name, difficulty in figure.runs if bench.find(run_name, difficulty)}
-    enough = bool(view.runs) and (partial or names <= with_runs)
+    make = f"python benchmark/commands.py {name} --scale {args.scale}"
+    view = table.only(figure)
+    names = {run_name for run_name, _ in figure.runs} - set(table.scale.variants)
+    with_runs = {run_name for run_name, difficulty in figure.runs if table.find(run_name, difficulty)}
+    enough = bool(view.rows) and (args.partial or names <= with_runs)
     drawing = DRAW[name](view, name) if enough else None
     if drawing is None:
         print(f"{name}: not drawn, runs are missing; {make}")
-        return False
+        return
+    path = args.output / f"{args.scale}_{name}.png"
     drawing.savefig(path)
     plt.close(drawing)
-    missing = bench.missing(figure)
+    missing = table.missing(figure)
     print(f"{path} (without {missing}; {make})" if missing else path)
-    return True
 
 
 def main(args: Args):
-    bench = Benchmark(args.scale, args.runs, args.videos)
-    figures = benchmark.choose_figures(bench.scale, args.what)
-    output = args.output or ROOT / "benchmark" / "pictures"
-    output.mkdir(parents=True, exist_ok=True)
-    drawn, tables = {}, {}
+    table = load_table(args)
+    figures = commands.choose_figures(list_figures(table.scale), args.what)
+    args.output.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         if name in DRAW:
-            path = output / f"{args.scale}_{name}.png"
-            if draw(bench, name, figure, args.partial, path):
-                drawn[name] = path
-            continue
-        rows = TABLES[name](bench)
-        if rows is None:
-            print(f"{name}: nothing to show; python benchmark/run.py {name} --scale {args.scale}")
-            continue
-        tables[name] = rows
-        print(f"\nTable {name[-1]}: {figure.about}, {args.scale} scale")
-        print_table(rows)
-
-    if bench.runs and args.what == ("all",):
-        for title, rows in overviews(bench).items():
-            print(f"\n{title}, {args.scale} scale: {OVERVIEWS[title]}")
-            print_table(rows)
-    if args.html is not None:
-        folder = args.output or ROOT / "runs" / "benchmark"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{args.scale}.html"
-        write_page(bench, drawn, tables, args.html, path)
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+            draw(table, name, figure, args)
+    if "table_3" in figures:
+        print(f"\nTable 3: {figures['table_3'].about}, {args.scale} scale")
+        print_rows(table_3(table))
+    if args.what != ("all",):
+        return
+    for about, rows in ((VERDICTS, claim_rows(table)), (CORRELATIONS, correlation_rows(table))):
+        if len(rows) > 1:
+            title, _, explanation = about.replace("\n", " ").partition(": ")
+            print(f"\n{title}, {args.scale} scale: {explanation}")
+            print_rows(rows)
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except (KeyboardInterrupt, OSError) as error:
-        raise SystemExit(f"error: {str(error) or 'interrupted'}")
+    main(tyro.cli(Args, description=__doc__))

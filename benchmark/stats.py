@@ -1,31 +1,31 @@
-"""The runs of a scale and what is computed from them: scores, means, intervals, verdicts on the paper.
+"""What is computed from a table of runs: scores, means, intervals, verdicts on the paper.
 
 For figures: means are over tasks, of means over seeds. 95% intervals are bootstrapped: seeds are drawn again,
 and for returns the episodes of each; with three seeds they are too narrow, with one they say nothing about
 seeds, and the error of the normaliser is not in them.
 
-For the paper's claims: a ratio for each task and seed that both sides have, and a t interval of their
-logarithms. Which measure predicts the return: rank correlations over the runs of each task. Used by
-figures.py, page.py and plot.py.
+For comparisons, the paper's claims among them: a ratio for each task and seed that both sides have, and a t
+interval of their logarithms. Which measure predicts the return: rank correlations over the runs of each task.
+Used by table.py, figures.py and plot.py.
 """
 
 import copy
-import glob
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import functools
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import run as benchmark
 import scipy.stats
-import table
-from run import ALL_TASKS, CLEAN, DISTRACTORS, ROOT, SCALES, Figure
+from commands import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, Figure, Scale, list_figures
+from results import Row, read_json, read_rows
 
-# What a run says of some quantity: task → seed → values, such as the returns of its episodes.
+# Values of some quantity: task → seed → values, such as the returns of its episodes.
 Sample = dict[str, dict[int, np.ndarray]]
+Values = dict[tuple[str, int], float]  # (task, seed) → a number
 
 # Return of the paper's BC on all labels, with and without distractors (Table 3)
 PAPER_BC = {
@@ -49,13 +49,13 @@ class Measure:
     better: Literal["low", "high"]
 
 
-MEASURES = {  # columns of table.py's records; of UNEXPLAINED, which are R², 1 - R²
+MEASURES = {  # of the table; of UNEXPLAINED, which are R², 1 - R²
     "action_probe": Measure("probe error", "low"),
     "perturbation_r2": Measure("unexplained share of the perturbation", "low"),
     "plan_r2": Measure("unexplained share of the expert's action", "low"),
     "labelled_error": Measure("error of what labels taught", "low"),
     "policy_error/unseen_videos": Measure("error of the policy's action", "low"),
-    "distractor_share": Measure("share of Var(z) that the distractors change", "low"),
+    "distractor_share/no_distractors": Measure("share of Var(z) that the distractors change", "low"),
     "copy_loss_ratio": Measure("FDM's error / predicting no change", "low"),
     "blind_loss_ratio": Measure("FDM's error with z(obs, obs) / own z", "high"),
     "shuffled_loss_ratio": Measure("FDM's error with other z / own z", "high"),
@@ -63,191 +63,76 @@ MEASURES = {  # columns of table.py's records; of UNEXPLAINED, which are R², 1 
     "return_mean": Measure("score", "high"),
 }
 UNEXPLAINED = ("perturbation_r2", "plan_r2")
+DEAD = 0.95  # of the variance of z: an actor with this loss has cloned nothing but the mean
 
-# ---- Runs -------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Run:
-    folder: Path
-    args: dict
-    results: dict
-    names: set[str]  # of benchmark/run.py's runs that it is
-
-    @property
-    def task(self) -> str:
-        return self.results["task"]
-
-    @property
-    def difficulty(self) -> str:
-        return self.results.get("difficulty")
-
-    @property
-    def seed(self) -> int:
-        return self.results["seed"]
-
-    @property
-    def budgets(self) -> list[int]:
-        """The numbers of labelled trajectories that it has finished."""
-        return sorted(int(number) for number in self.results["budgets"] if number != "all")
-
-    def measures(self, budget: int | None = None) -> dict:
-        """What stage 1 has learned, with this label budget or with the most."""
-        if budget is None:
-            budget = max(self.budgets, default=0)
-        return table.read_measures(self.folder, self.results, str(budget))
-
-    def number(self, name: str, videos: str, budget: int | None = None) -> float | None:
-        """A column of table.py's records, with this label budget or with the most; None if not measured."""
-        if budget is None:
-            budget = max(self.budgets, default=0)
-        record = table.record(self.folder, self.results, str(budget))
-        return record.get(f"{name}/{videos}", record.get(name))
-
-    def played(self, budget: int | str, videos: str) -> dict:
-        """The evaluation: returns, return_mean, …; empty if there was none."""
-        return self.results["budgets"].get(str(budget), {}).get(videos, {})
-
-    def online(self, metric: str, budget: int | None = None) -> float | None:
-        """The mean of the last five values that training has logged, each of one batch.
-
-        Of the stage of this label budget, or of the most, where each budget has a stage of its own.
-        """
-        if budget is None:
-            budget = max(self.budgets, default=0)
-        stage = metric.split("/")[0]
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return None
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        records = [record for record in records if record["stage"] in (stage, f"{stage}_{budget}")]
-        values = [record[metric] for record in records if metric in record]
-        return float(np.mean(values[-5:])) if values else None
-
-    def actor_is_dead(self, budget: int) -> bool:
-        """Whether the actor answers all observations alike: of z it has cloned nothing but the mean."""
-        return "lam" in self.args and (self.online("bc/loss", budget) or 0) > 0.95  # of the variance of z
-
-    def wall_clock(self) -> dict:
-        """Seconds of each session, machine and date, where benchmark/run.py has noted them."""
-        return read_wall_clock(self.folder)
+# ---- Runs --------------------------------------------------------------------------------------------------
 
 
-def load_run(folder: Path, scale: benchmark.Scale) -> Run:
-    try:
-        args = json.loads((folder / "args.json").read_text())
-        results = json.loads((folder / "results.json").read_text())
-        identity = benchmark.identity(results["script"], args)
-    except (OSError, ValueError, KeyError) as error:
-        raise SystemExit(f"error: {folder} is no finished run: {error}")
-    names = set()
-    for name, wanted in identities(scale, results["task"]).items():
-        if not benchmark.differences(identity, wanted):
-            names.add(name)
-    return Run(folder, args, results, names)
+class Table:
+    """The rows of finished runs, one run for each name, task, difficulty and seed; what figures ask of them.
 
-
-def identities(scale: benchmark.Scale, task: str) -> dict[str, dict]:
-    """The identity of every name of the scale; those on what is none of ours are as on its first task."""
-    return benchmark.identities(scale, task if task in ALL_TASKS else scale.tasks[0])
-
-
-def read_wall_clock(folder: Path) -> dict:
-    path = folder / "wall_clock.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def date_of(folder: Path) -> str:
-    """The time in the name of a run's folder, which sorts as text; empty if there is none."""
-    return folder.name.rpartition("__")[2] if "__" in folder.name else ""
-
-
-class Benchmark:
-    """The runs of a scale: one for each experiment, task, difficulty and seed.
-
-    Of several it is the one with the most label budgets, of these the newest. Variants are those of which
-    benchmark/run.py has noted what they are like, if their scripts are still where they were.
+    Of several runs it is the one with the most label budgets, of these the newest. known: what folders above
+    runs are called that give them their names.
     """
 
-    def __init__(self, scale_name: str, patterns: tuple[str, ...], videos: str):
+    def __init__(self, folders: list[Path], scale_name: str, scale: Scale, known: Iterable[str], videos: str):
         self.scale_name = scale_name
-        self.videos = videos
-        own_runs = str(ROOT / "runs" / "benchmark" / scale_name / "*" / "*")
-        committed = str(ROOT / "benchmark" / "results" / scale_name / "*" / "*" / "*")
-        folders = []
-        for pattern in patterns or (own_runs, committed):
-            folders += map(Path, sorted(glob.glob(pattern)))
-        folders = [folder for folder in folders if (folder / "results.json").exists()]
-        if patterns and not folders:
-            raise SystemExit(f"error: no results.json in {', '.join(patterns)}")
+        self.scale = scale
+        self.videos = videos  # of which kind measures are where nothing else is said
+        self.aliases = dict(zip(("laom_no_aug", "laom_aug"), scale.laom_steps))
+        runs = {}
+        for folder in sorted(folders, key=age_of, reverse=True):
+            rows = list(read_rows(folder, known))
+            if rows:
+                runs.setdefault(rows[0][:4], rows)
+        rows = [row for rows in runs.values() for row in rows]
+        self.rows = sorted(rows, key=lambda row: (place_of(row.task), row.task, row.seed))
+        self.index = index_rows(self.rows)
+        with_labels = [row for row in self.rows if row.budget.isdecimal()]
+        self.budgets = sorted({labels_of(row) for row in with_labels})
+        shared = set(self.budgets or scale.budgets)  # by all methods that have run
+        for name in METHODS:
+            shared &= {labels_of(row) for row in with_labels if row.run == name} or shared
+        self.most_labels = max(shared)
 
-        self.scale = SCALES[scale_name]
-        for folder in folders:
-            note = read_wall_clock(folder)
-            if "like" in note and (ROOT / note["script"]).exists():
-                self.scale = benchmark.with_variant(self.scale, note["script"], note["like"])
-        runs = [load_run(folder, self.scale) for folder in folders]
-        runs.sort(key=lambda run: date_of(run.folder), reverse=True)
-        runs.sort(key=lambda run: len(run.results["budgets"]), reverse=True)
-        self.runs = {}
-        for run in runs:
-            problem = self.why_not(run)
-            if problem:
-                print(f"{run.folder} {problem}")
-            else:
-                self.runs.setdefault((min(run.names), run.task, run.difficulty, run.seed), run)
-
-    def why_not(self, run: Run) -> str | None:
-        """Why a run does not belong to the scale, if it does not."""
-        if run.task not in ALL_TASKS:
-            return f"is no run of the {self.scale_name} scale: {run.task} is none of its tasks"
-        if not set(map(str, run.args["num_labeled_trajectories"])) <= set(run.results["budgets"]):
-            return "has not finished"
-        if run.names:
-            return None
-        identity = benchmark.identity(run.results["script"], run.args)
-        known = identities(self.scale, run.task).values()
-        of_script = [wanted for wanted in known if wanted["script"] == identity["script"]]
-        if not of_script:
-            return f"is shown once benchmark/run.py has run {identity['script']} with --script and --like"
-        distances = [benchmark.differences(identity, wanted) for wanted in of_script]
-        return f"is no run of the {self.scale_name} scale: {', '.join(min(distances, key=len))}"
-
-    def narrowed(self, condition: Callable[[Run], bool]) -> "Benchmark":
-        """The same with the runs that fulfil a condition."""
+    def narrowed(self, condition: Callable[[Row], bool]) -> "Table":
+        """The same with the rows that fulfil a condition."""
         result = copy.copy(self)
-        result.runs = {key: run for key, run in self.runs.items() if condition(run)}
+        result.rows = [row for row in self.rows if condition(row)]
+        result.index = index_rows(result.rows)
         return result
 
-    def only(self, figure: Figure) -> "Benchmark":
+    def only(self, figure: Figure) -> "Table":
         """The runs that the figure compares, on its task, or on those on which every method has run.
 
         With a panel for each task, on all of them. Of a task, only the seeds with which all methods have run,
         except those of which one seed will do.
         """
         keys = [key for key in figure.runs if self.find(*key)]
-        tasks_of_keys = [{run.task for run in self.find(*key)} for key in keys]
+        tasks_of_keys = [{task for task, _ in self.find(*key)} for key in keys]
         tasks = set()
         if keys:
             tasks = set.union(*tasks_of_keys) if figure.per_task else set.intersection(*tasks_of_keys)
         if figure.task in tasks:
             tasks = {figure.task}
         seeds = {}
+        narrowing = [key for key in keys if key[0] not in figure.once] or keys
         for task in tasks:
-            narrowing = [key for key in keys if key[0] not in figure.once] or keys
-            seeds_of_keys = [{run.seed for run in self.find(*key, task)} for key in narrowing]
+            seeds_of_keys = [{seed for other, seed in self.find(*key) if other == task} for key in narrowing]
             seeds[task] = set.intersection(*filter(None, seeds_of_keys))
         difficulties = {difficulty for _, difficulty in keys}
         return self.narrowed(
-            lambda run: run.seed in seeds.get(run.task, ()) and run.difficulty in difficulties
+            lambda row: row.seed in seeds.get(row.task, ()) and row.difficulty in difficulties
         )
 
-    def find(self, name: str, difficulty: str = DISTRACTORS, task: str | None = None) -> list[Run]:
-        """The runs of a name, by task and seed."""
-        runs = [run for run in self.runs.values() if name in run.names and run.difficulty == difficulty]
-        if task:
-            runs = [run for run in runs if run.task == task]
-        return sorted(runs, key=lambda run: (ALL_TASKS.index(run.task), run.seed))
+    def named(self, name: str, difficulty: str) -> dict[str, list[Row]]:
+        """Measure → rows of the runs of a name."""
+        return self.index.get((name, difficulty)) or self.index.get((self.aliases.get(name), difficulty), {})
+
+    def find(self, name: str, difficulty: str = DISTRACTORS) -> dict[tuple[str, int], Path]:
+        """(task, seed) → folder of the runs of a name."""
+        rows = self.named(name, difficulty)
+        return {(row.task, row.seed): row.folder for of_measure in rows.values() for row in of_measure}
 
     def missing(self, figure: Figure) -> str:
         """The runs that the figure lacks, in words; a variant may be lacking."""
@@ -257,67 +142,91 @@ class Benchmark:
                 lacking.append(f"{name} without distractors" if difficulty == CLEAN else name)
         return ", ".join(lacking)
 
+    def get(
+        self, name: str, difficulty: str, measure: str, videos: str = "", budget: int | str | None = None
+    ) -> Values:
+        """(task, seed) → value of a measure, with this label budget, or with the most of each run."""
+        measure, _, own_videos = measure.partition("/")
+        rows = self.named(name, difficulty).get(measure, ())
+        found = {}
+        for row in rows:
+            key = (row.task, row.seed)
+            if row.videos not in (own_videos or videos, ""):
+                continue
+            if budget is not None and row.budget not in (str(budget), ""):
+                continue
+            if key not in found or labels_of(row) > labels_of(found[key]):
+                found[key] = row
+        return {key: row.value for key, row in found.items()}
+
+    def sample(self, name: str, difficulty: str, measure: str, budget: int | None = None) -> Sample:
+        return sample_of(self.get(name, difficulty, measure, self.videos, budget))
+
+    def scores(self, name: str, difficulty: str, budget: int) -> Sample:
+        """Returns over the reference, one for each episode."""
+        returns = self.get(name, difficulty, "returns", self.videos, budget)
+        scores = {}
+        for (task, seed), values in returns.items():
+            scores[task, seed] = np.array(values) / self.reference(task, difficulty)[0]
+        return sample_of(scores)
+
     def reference(self, task: str, difficulty: str) -> tuple[float, bool]:
         """The return that is score 1, and whether it is our own or the paper's.
 
         Our own is that of BC on all labels, on seen videos, if it has run on every kind of data shown.
         """
-        shown = {run.difficulty for run in self.runs.values() if run.task == task} | {difficulty}
+        shown = {row.difficulty for row in self.rows if row.task == task} | {difficulty}
         own = {}
         for kind in shown:
-            played = [run.played("all", "seen_videos") for run in self.find("bc", kind, task)]
-            own[kind] = [evaluation["return_mean"] for evaluation in played if evaluation]
+            returns = self.get("bc", kind, "return_mean", "seen_videos", "all")
+            own[kind] = [value for (other, _), value in returns.items() if other == task]
         if all(own.values()):
             return float(np.mean(own[difficulty])), True
-        return PAPER_BC[task][difficulty if difficulty == CLEAN else DISTRACTORS], False
+        kind = difficulty if difficulty == CLEAN else DISTRACTORS
+        return PAPER_BC.get(task, {}).get(kind, 1.0), False
 
-    def scores(self, runs: list[Run], budget: int, videos: str | None = None) -> Sample:
-        """Returns over the reference, one for each episode."""
-        result = {}
-        for run in runs:
-            played = run.played(budget, videos or self.videos)
-            if played:
-                reference, _ = self.reference(run.task, run.difficulty)
-                result.setdefault(run.task, {})[run.seed] = np.array(played["returns"]) / reference
-        return result
-
-    def sample(
-        self, runs: list[Run], name: str, budget: int | None = None, videos: str | None = None
-    ) -> Sample:
-        """A column of table.py's records, with a label budget or with the most of each run."""
-        return sample_of(runs, lambda run: run.number(name, videos or self.videos, budget))
-
-    def values(self, name: str, measure: str, videos: str) -> dict[tuple[str, int], float]:
-        """(task, seed) → one of MEASURES with the scale's most_labels, of the runs of a name that have it."""
-        result = {}
-        for run in self.named(name):
-            number = run.number(measure, videos, self.scale.most_labels)
-            if number is None:
-                continue
+    def values(self, name: str, difficulty: str, measure: str, videos: str, budget: int) -> Values:
+        """One of MEASURES of each run that has it: of R² what is unexplained, of returns the score."""
+        result = self.get(name, difficulty, measure, videos, budget)
+        for (task, seed), value in result.items():
             if measure in UNEXPLAINED:
-                number = 1 - number
+                result[task, seed] = 1 - value
             if measure == "return_mean":
-                number /= self.reference(run.task, run.difficulty)[0]
-            result[run.task, run.seed] = number
+                result[task, seed] = value / self.reference(task, difficulty)[0]
         return result
 
-    def named(self, name: str) -> list[Run]:
-        """The runs of a name, which ends in __vanilla for those without distractors."""
-        difficulty = CLEAN if name.endswith(f"__{CLEAN}") else DISTRACTORS
-        return self.find(name.removesuffix(f"__{CLEAN}"), difficulty)
+
+def age_of(folder: Path) -> tuple:
+    """Sorts runs of one kind: by the number of label budgets, then by date."""
+    path = folder / "results.json"
+    results = read_json(path)
+    return len(results.get("budgets", ())), results.get("date", ""), path.stat().st_mtime
 
 
-# ---- Samples ----------------------------------------------------------------------------------------------
+def place_of(task: str) -> int:
+    return ALL_TASKS.index(task) if task in ALL_TASKS else len(ALL_TASKS)
 
 
-def sample_of(runs: list[Run], value: Callable[[Run], float | None]) -> Sample:
-    """A number of each run that has it."""
-    result = {}
-    for run in runs:
-        number = value(run)
-        if number is not None:
-            result.setdefault(run.task, {})[run.seed] = np.array([number])
-    return result
+def labels_of(row: Row) -> int:
+    return int(row.budget) if row.budget.isdecimal() else -1
+
+
+def index_rows(rows: list[Row]) -> dict:
+    """(name, difficulty) → measure → rows."""
+    index = {}
+    for row in rows:
+        index.setdefault((row.run, row.difficulty), {}).setdefault(row.measure, []).append(row)
+    return index
+
+
+# ---- Samples -----------------------------------------------------------------------------------------------
+
+
+def sample_of(values: dict) -> Sample:
+    sample = {}
+    for (task, seed), value in values.items():
+        sample.setdefault(task, {})[seed] = np.atleast_1d(value)
+    return sample
 
 
 def scaled(sample: Sample, factor: float) -> Sample:
@@ -344,9 +253,9 @@ def seed_means(sample: Sample) -> list[float]:
     return means
 
 
-def resample(sample: Sample, repeats: int = 2000, seed: int = 0) -> np.ndarray:
-    """Centers of the sample drawn again, (repeats,): on each task its seeds, in each of them its episodes."""
-    rng = np.random.default_rng(seed)
+def bootstrap(sample: Sample, repeats: int = 2000) -> tuple[float, float]:
+    """95% interval of the center, drawn again: on each task its seeds, in each of them its episodes."""
+    rng = np.random.default_rng(0)
     centers = np.zeros(repeats)
     for seeds in sample.values():
         drawn = rng.integers(len(seeds), size=(repeats, len(seeds)))
@@ -355,12 +264,7 @@ def resample(sample: Sample, repeats: int = 2000, seed: int = 0) -> np.ndarray:
             for values in seeds.values():
                 means_of_seeds.append(rng.choice(values, (repeats, len(values))).mean(1))
             centers += np.choose(column, means_of_seeds) / len(seeds) / len(sample)
-    return centers
-
-
-def bootstrap(sample: Sample) -> tuple[float, float]:
-    """95% interval of the center."""
-    low, high = np.quantile(resample(sample), (0.025, 0.975))
+    low, high = np.quantile(centers, (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -374,129 +278,70 @@ def varies(sample: Sample) -> bool:
 
 @dataclass
 class Claim:
-    """A claim of the paper: a run is better or worse than another, by one measure or by several.
+    """A claim of the paper: a run is better or worse than another, by one measure or by several."""
 
-    A run is without distractors if its name ends in __vanilla; _small is the smallest z of the scale.
-    """
-
-    text: str
-    run: str
-    other: str
     expected: Literal["better", "worse"]
+    text: str
+    ratio: str  # one run / another, or one ratio / another
     measures: tuple[str, ...]  # of MEASURES
-    paper: dict[str, str] = field(default_factory=dict)  # measure → the ratio that the paper prints
-    than: tuple[str, ...] = ()  # two runs more: the ratio is compared with theirs
+    paper: str = "–"  # the ratio that the paper prints
+
+    def runs(self, scale: Scale) -> list[tuple[str, str]]:
+        """(name, difficulty) of the runs in the ratio."""
+        runs = []
+        for name in re.findall(r"\w+", self.ratio):
+            difficulty = CLEAN if name.endswith(f"__{CLEAN}") else DISTRACTORS
+            name = name.removesuffix(f"__{CLEAN}").replace("_small", f"_{min(scale.smaller_dims)}")
+            runs.append((name, difficulty))
+        return runs
 
     def direction(self, measure: str) -> Literal["below 1", "above 1"]:
         """Where the ratio lies if the claim holds."""
         is_high = (self.expected == "better") == (MEASURES[measure].better == "high")
         return "above 1" if is_high else "below 1"
 
+    @property
+    def of_paper(self) -> str:
+        """The measure whose ratio the paper prints."""
+        return "return_mean" if "return_mean" in self.measures else "action_probe"
+
 
 # The paper has the probe alone. What it cannot tell apart: knowing the action, and knowing the pose from
 # which an expert's action follows.
 OF_Z = ("action_probe", "perturbation_r2", "plan_r2")
 RETURN = ("return_mean",)
-
-
-def ladder(text: str, run: str, other: str, expected: Literal["better", "worse"], paper: str) -> Claim:
-    """A claim on Figure 6."""
-    return Claim(text, run, other, expected, OF_Z, {"action_probe": f"{paper} (Figure 6's logs)"})
-
-
-CLAIMS = [
-    Claim(
-        "distractors harm LAPO",
-        "lapo_original",
-        "lapo_original__vanilla",
-        "worse",
-        OF_Z,
-        {"action_probe": "8.66 (Figure 5's logs)"},
-    ),
-    Claim("distractors harm LAPO", "lapo", "lapo__vanilla", "worse", OF_Z + RETURN),
-    Claim(
-        "quantisation hurts",
-        "lapo_original_fsq__vanilla",
-        "lapo_original__vanilla",
-        "worse",
-        OF_Z,
-        {"action_probe": "6.43 (Figure 5's logs)"},
-    ),
-    Claim("quantisation hurts", "lapo_original_vq__vanilla", "lapo_original__vanilla", "worse", OF_Z),
-    Claim(
-        "quantisation hurts",
-        "lapo_original_fsq",
-        "lapo_original",
-        "worse",
-        OF_Z,
-        {"action_probe": "1.32 (Figure 5's logs)"},
-    ),
-    Claim("quantisation hurts", "lapo_original_vq", "lapo_original", "worse", OF_Z),
-    Claim(
-        "it hurts less with distractors",
-        "lapo_original_fsq",
-        "lapo_original",
-        "better",
-        OF_Z,
-        {"action_probe": "0.21 (Figure 5's logs)"},
-        than=("lapo_original_fsq__vanilla", "lapo_original__vanilla"),
-    ),
-    ladder("pairs further apart help", "lapo_multi_step", "lapo_original", "better", "0.43"),
-    ladder("a larger z helps", "lapo", "lapo_multi_step", "better", "0.41"),
-    ladder("predicting embeddings alone costs something", "laom_no_aug", "lapo", "worse", "1.34"),
-    ladder("augmentation helps", "laom_aug", "laom_no_aug", "better", "0.52"),
-    ladder("LAOM's latent actions are better than LAPO's", "laom_aug", "lapo", "better", "0.70"),
-    ladder("all changes together help", "laom_aug", "lapo_original", "better", "0.12"),
-    Claim(
-        "the gain carries over to returns, in part",
-        "laom",
-        "lapo",
-        "better",
-        RETURN,
-        {"return_mean": "up to 2 (Section 4)"},
-    ),
-    Claim(
-        "it does without distractors, too",
-        "laom__vanilla",
-        "lapo__vanilla",
-        "better",
-        RETURN,
-        {"return_mean": "above 1, not significantly (Section 4)"},
-    ),
-    Claim(
-        "a few labels help",
-        "laom_supervised",
-        "laom",
-        "better",
-        OF_Z + RETURN,
-        {"return_mean": f"{PAPER_SUPERVISION} (abstract, not said over what)"},
-    ),
-    Claim("a few labels help", "laom_supervised", "lapo", "better", OF_Z + RETURN),
-    Claim("they help more than in BC alone", "laom_supervised", "bc", "better", RETURN),
-    Claim(
-        "supervision generalises better than an IDM",
-        "laom_supervised",
-        "idm",
-        "better",
-        ("labelled_error", "perturbation_r2", "return_mean"),
-    ),
-    Claim(
-        "a small z costs LAOM its return",
-        "laom_small",
-        "laom",
-        "worse",
-        OF_Z + RETURN,
-        {"return_mean": f"{PAPER_SMALL_Z['laom']} (Section 5)"},
-    ),
-    Claim(
-        "with supervision it costs less",
-        "laom_supervised_small",
-        "laom_supervised",
-        "better",
-        OF_Z + RETURN,
-        {"return_mean": f"{PAPER_SMALL_Z['laom_supervised'] / PAPER_SMALL_Z['laom']:.1f} (Section 5)"},
-        than=("laom_small", "laom"),
-    ),
+BOTH = OF_Z + RETURN
+OF_LABELS = ("labelled_error", "perturbation_r2", "return_mean")
+FIGURE_5, FIGURE_6, SECTION_4 = "(Figure 5's logs)", "(Figure 6's logs)", "(Section 4)"
+SMALL_Z = PAPER_SMALL_Z["laom"], PAPER_SMALL_Z["laom_supervised"] / PAPER_SMALL_Z["laom"]
+VQ, FSQ, NONE = "lapo_original_vq", "lapo_original_fsq", "lapo_original"
+OF_FSQ = f"({FSQ} / {NONE}) / ({FSQ}__vanilla / {NONE}__vanilla)"
+OF_SMALL = "(laom_supervised_small / laom_supervised) / (laom_small / laom)"
+OF_CLEAN = "laom__vanilla / lapo__vanilla"
+HARM, HURTS, HELP = "distractors harm LAPO", "quantisation hurts", "a few labels help"
+better, worse = functools.partial(Claim, "better"), functools.partial(Claim, "worse")
+CLAIMS = [  # __vanilla: without distractors; _small: the smallest z of the scale
+    worse(HARM, f"{NONE} / {NONE}__vanilla", OF_Z, f"8.66 {FIGURE_5}"),
+    worse(HARM, "lapo / lapo__vanilla", BOTH),
+    worse(HURTS, f"{FSQ}__vanilla / {NONE}__vanilla", OF_Z, f"6.43 {FIGURE_5}"),
+    worse(HURTS, f"{VQ}__vanilla / {NONE}__vanilla", OF_Z),
+    worse(HURTS, f"{FSQ} / {NONE}", OF_Z, f"1.32 {FIGURE_5}"),
+    worse(HURTS, f"{VQ} / {NONE}", OF_Z),
+    better("it hurts less with distractors", OF_FSQ, OF_Z, f"0.21 {FIGURE_5}"),
+    better("pairs further apart help", f"lapo_multi_step / {NONE}", OF_Z, f"0.43 {FIGURE_6}"),
+    better("a larger z helps", "lapo / lapo_multi_step", OF_Z, f"0.41 {FIGURE_6}"),
+    worse("predicting embeddings alone costs something", "laom_no_aug / lapo", OF_Z, f"1.34 {FIGURE_6}"),
+    better("augmentation helps", "laom_aug / laom_no_aug", OF_Z, f"0.52 {FIGURE_6}"),
+    better("LAOM's latent actions are better than LAPO's", "laom_aug / lapo", OF_Z, f"0.70 {FIGURE_6}"),
+    better("all changes together help", f"laom_aug / {NONE}", OF_Z, f"0.12 {FIGURE_6}"),
+    better("the gain carries over to returns, in part", "laom / lapo", RETURN, f"up to 2 {SECTION_4}"),
+    better("it does without distractors, too", OF_CLEAN, RETURN, f"above 1, not significantly {SECTION_4}"),
+    better(HELP, "laom_supervised / laom", BOTH, f"{PAPER_SUPERVISION} (abstract, not said over what)"),
+    better(HELP, "laom_supervised / lapo", BOTH),
+    better("they help more than in BC alone", "laom_supervised / bc", RETURN),
+    better("supervision generalises better than an IDM", "laom_supervised / idm", OF_LABELS),
+    worse("a small z costs LAOM its return", "laom_small / laom", BOTH, f"{SMALL_Z[0]} (Section 5)"),
+    better("with supervision it costs less", OF_SMALL, BOTH, f"{SMALL_Z[1]:.1f} (Section 5)"),
 ]
 
 
@@ -538,30 +383,25 @@ def show(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.1e}"  # as of two pairs that disagree
 
 
-def runs_of(bench: Benchmark, claim: Claim) -> list[str]:
-    """The names that a claim compares: one, over the other, over that of two more if there are any."""
-    smallest = min(bench.scale.smaller_dims)
-    return [name.replace("_small", f"_{smallest}") for name in (claim.run, claim.other, *claim.than)]
-
-
-def compare(bench: Benchmark, claim: Claim, measure: str, videos: str) -> Comparison:
-    """The claim's ratio on the tasks and seeds that all its runs have.
+def compare(table: Table, runs: list[tuple[str, str]], measure: str, videos: str, budget: int) -> Comparison:
+    """The ratio of two runs, or of two ratios, on the tasks and seeds that all of them have.
 
     Scores with distractors over scores without are left out where either is over the paper's BC, not ours.
     A return of 0 or less has no logarithm, and that of a dead actor says nothing of latent actions.
     """
-    names = runs_of(bench, claim)
-    mixes_kinds = len({name.endswith(f"__{CLEAN}") for name in names}) > 1
-    sides = [bench.values(name, measure, videos) for name in names]
+    mixes_kinds = len({difficulty for _, difficulty in runs}) > 1
+    sides = [table.values(*run, measure, videos, budget) for run in runs]
     signs = [1, -1, -1, 1][: len(sides)]
-    runs = [run for name in names for run in bench.named(name)]
-    dead = {(run.task, run.seed) for run in runs if run.actor_is_dead(bench.scale.most_labels)}
+    dead = set()
+    for run in runs:
+        losses = table.get(*run, "actor_loss", budget=budget)
+        dead |= {key for key, loss in losses.items() if loss > DEAD}
     result = Comparison({}, {})
     for key in sides[0]:
         numbers = [side.get(key) for side in sides]
         if None in numbers:
             continue
-        _, is_own = bench.reference(key[0], DISTRACTORS)
+        _, is_own = table.reference(key[0], DISTRACTORS)
         if measure == "return_mean" and mixes_kinds and not is_own:
             continue
         if measure == "return_mean" and key in dead:
@@ -571,6 +411,15 @@ def compare(bench: Benchmark, claim: Claim, measure: str, videos: str) -> Compar
         else:
             result.log_ratios[key] = float(np.dot(signs, np.log(numbers)))
     return result
+
+
+def seeds_of(comparisons: list[Comparison]) -> str:
+    """The tasks and seeds that were compared, in words."""
+    pairs = {key for found in comparisons for key in (*found.log_ratios, *found.left_out)}
+    seeds = {}
+    for task, seed in sorted(pairs, key=lambda pair: (place_of(pair[0]), pair)):
+        seeds.setdefault(task, []).append(str(seed))
+    return "; ".join(f"{task}: {', '.join(of_task)}" for task, of_task in seeds.items())
 
 
 def t_interval(values: list[float]) -> tuple[float, float]:
@@ -583,24 +432,24 @@ def t_interval(values: list[float]) -> tuple[float, float]:
 # ---- Which measure predicts the return --------------------------------------------------------------------
 
 
-def measure_and_score(bench: Benchmark, measure: str, videos: str) -> dict[tuple, tuple[float, float]]:
+def measure_and_score(table: Table, measure: str, videos: str) -> dict[tuple, tuple[float, float]]:
     """(name, task, seed) → a measure and the score, of LAMs with distractors that have both."""
     result = {}
-    for name in benchmark.list_figures(bench.scale)["measures_and_returns"].distractors:
-        scores = bench.values(name, "return_mean", videos)
-        for key, number in bench.values(name, measure, videos).items():
+    for name in list_figures(table.scale)["measures_and_returns"].distractors:
+        scores = table.values(name, DISTRACTORS, "return_mean", videos, table.most_labels)
+        for key, number in table.values(name, DISTRACTORS, measure, videos, table.most_labels).items():
             if key in scores:
                 result[name, *key] = (number, scores[key])
     return result
 
 
-def correlations(bench: Benchmark, measure: str, videos: str) -> dict[str, tuple[float, int]]:
+def correlations(table: Table, measure: str, videos: str) -> dict[str, tuple[float, int]]:
     """Task → Spearman's rank correlation of a measure with the score over its runs, and their number.
 
     Positive where the measure says what the score says; nan of fewer than three runs or where all are equal.
     """
     of_tasks = {}
-    for (_, task, _), pair in measure_and_score(bench, measure, videos).items():
+    for (_, task, _), pair in measure_and_score(table, measure, videos).items():
         of_tasks.setdefault(task, []).append(pair)
     sign = 1 if MEASURES[measure].better == "high" else -1
     result = {}

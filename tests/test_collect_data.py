@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -255,11 +256,13 @@ def test_files_of_an_earlier_version_are_not_taken(collect, collected, tmp_path)
     assert not (tmp_path / "twins" / path.name).exists()
 
 
-def test_second_process_on_one_folder(collect, collected):
-    with open(collected / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(SystemExit, match="error: another process collects in"):
-            collect(collected, *NUMBERS)
+def test_second_process_on_one_folder(collect, collected, capsys):
+    """The second one waits for the first, so that commands that share data may begin side by side."""
+    file = open(collected / ".lock", "w")  # noqa: SIM115 another thread closes it
+    fcntl.flock(file, fcntl.LOCK_EX)
+    threading.Timer(4, file.close).start()
+    collect(collected, *NUMBERS)
+    assert file.closed and "another process collects in" in capsys.readouterr().out
 
 
 def test_shards_hold_the_trajectories_of_the_whole(collect, collected, tmp_path):

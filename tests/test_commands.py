@@ -68,7 +68,7 @@ def test_every_field_has_its_help(script, preset, capsys, monkeypatch):
     assert not silent, f"no help: {silent}"
 
 
-@pytest.mark.parametrize("script", ["laom.py", "collect_data.py"])
+@pytest.mark.parametrize("script", ["laom.py", "collect_data.py", "experts/sac.py", "benchmark/plot.py"])
 def test_help(script):
     result = run(script, "--help")
     assert result.returncode == 0 and len(result.stdout) > 500, result.stderr

@@ -184,7 +184,7 @@ def test_copies_agree():
 def test_the_check_reads_every_script(tmp_path):
     """Also one of one's own at the top, and a variant; a copy that was edited there alone is a fault."""
     scripts = ["laom.py", "laom_mine.py", "variants/masklam.py", "experts/sac.py", "experts/ppo.py"]
-    for script in [*scripts, "benchmark/run.py", "tests/test_laom.py"]:
+    for script in [*scripts, "benchmark/plot.py", "tests/test_laom.py"]:
         path = tmp_path / script
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"def f():\n    return {script in scripts[1:3]}\n")

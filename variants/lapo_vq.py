@@ -20,6 +20,7 @@ import json
 import mmap
 import multiprocessing
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -948,7 +949,7 @@ def find_folder(args, data, labeled_data, eval_data):
             )
     elif RANK == 0 and not os.path.exists(folder):
         for other in glob.glob(f"{glob.escape(prefix)}*/checkpoint.pt"):
-            own_script = f"{os.path.dirname(other)}/{SCRIPT.name}"
+            own_script = shlex.quote(f"{os.path.dirname(other)}/{SCRIPT.name}")
             print(f"unfinished, of other arguments, script or data; to continue it: python {own_script}")
     found = [folder, identity]
     if WORLD_SIZE > 1:
@@ -1115,7 +1116,7 @@ class Run:
         """Answers a signal: between stages at once, inside one after the step, when all ranks know of it."""
         self.stop_asked = True
         if self.stage is None:
-            own_script = f"{self.folder}/{SCRIPT.name}"
+            own_script = shlex.quote(f"{self.folder}/{SCRIPT.name}")
             raise SystemExit(f"stopped; the same command continues, or: python {own_script}")
 
     def save_checkpoint(self, checkpoint):

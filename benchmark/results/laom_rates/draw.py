@@ -11,12 +11,17 @@ PICTURE = FOLDER.parents[1] / "pictures" / "laom_rates.png"
 figure = matplotlib.figure.Figure(figsize=(11, 4), layout="constrained")
 loss_axes, ratio_axes = figure.subplots(1, 2)
 for path in sorted(FOLDER.glob("*/metrics.jsonl")):
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    steps = [record["step"] for record in records]
-    losses = [record.get("lam/consistency_loss", record["lam/loss"]) for record in records]
+    steps, losses, ratios = [], [], []
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        stage = record["stage"]
+        loss = record.get(f"{stage}/consistency_loss", record[f"{stage}/loss"])
+        steps.append(record["step"])
+        losses.append(loss)
+        if f"{stage}/embedding_variance" in record:
+            ratios.append(loss / record[f"{stage}/embedding_variance"])
     loss_axes.plot(steps, losses, label=path.parent.name)
-    if "lam/embedding_variance" in records[0]:
-        ratios = [loss / record["lam/embedding_variance"] for loss, record in zip(losses, records)]
+    if ratios:
         ratio_axes.plot(steps, ratios)
 loss_axes.set(xlabel="update", ylabel="MSE of the predicted embedding", yscale="log")
 ratio_axes.set(xlabel="update", ylabel="the same over the embedding's variance", yscale="log")
