@@ -427,7 +427,7 @@ def test_recorded_physics_gives_the_pixels_of_the_simulation(task):
     ):
         rng = np.random.default_rng(0)
         arrays, _ = collect_data.play(
-            env, lambda state: rng.uniform(-1, 1, env.action_space.shape), seed=3, length=40
+            env, lambda state: rng.uniform(-1, 1, env.action_space.shape), seed=3, length=20
         )
         env.env = collect_data.Replay(env.env)
         collect_data.replay(env, 4, arrays["physics"][::-1], physics_seed=5)
