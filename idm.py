@@ -55,7 +55,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 import tyro
-import wandb
 from PIL import Image, ImageDraw
 from torch import nn
 from tqdm import tqdm
@@ -80,7 +79,7 @@ class IDMArgs:
     num_updates: int = 10_000  # updates; the paper's total_updates
     batch_size: int = 512  # labelled transitions per update
     learning_rate: float = 1e-4  # Adam's, after the warm-up
-    warmup_epochs: float = 3  # passes over the labels in which the learning rate rises linearly from zero
+    warmup_epochs: float = 3.0  # passes over the labels in which the learning rate rises linearly from zero
     future_obs_offset: int = 1  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (Figure 11: 10)
     encoder_scale: int = 12  # the encoder's three blocks have (16, 32, 32) times as many channels
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
@@ -94,7 +93,7 @@ class BCArgs:
     num_epochs: int = 10  # passes over all transitions
     batch_size: int = 512  # transitions per update
     learning_rate: float = 1e-4  # Adam's, after the warm-up
-    warmup_epochs: float = 0  # epochs in which the learning rate rises linearly from zero
+    warmup_epochs: float = 0.0  # epochs in which the learning rate rises linearly from zero
     encoder_scale: int = 32  # the encoder's three blocks have (16, 32, 32) times as many channels
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
 
@@ -126,7 +125,7 @@ class Args:
     lr_schedule: Literal["cosine", "linear"] = "cosine"  # of the learning rate (released code: linear)
     runs: str = "runs"  # folder of all runs
     rehearsal: bool = True  # play the whole run through, one update a stage, before it begins
-    checkpoint_minutes: float = 10  # minutes between checkpoints inside a stage
+    checkpoint_minutes: float = 10.0  # minutes between checkpoints inside a stage
     device: str = "cuda" if HAS_GPU else "cpu"  # where the networks live
     data_device: Literal["auto", "gpu", "disk"] = "auto"
     """where frames live: on the GPU, or mapped from disk; auto is gpu if half of its room is enough"""
@@ -230,7 +229,7 @@ class IDM(nn.Module):
         pair_dim = 2 * self.encoder.flat_dim
         self.head = Head(pair_dim, pair_dim, args.act_head_dim, action_dim)
         self.apply(init_weights)
-        keep_units(self, torch.zeros(action_dim), torch.ones(action_dim))
+        add_units(self, action_dim)
 
     def forward(self, obs, future_obs):  # (B, 9, 64, 64) twice → action (B, A)
         obs_embedding, future_embedding = self.encoder(torch.cat([obs, future_obs])).flatten(1).chunk(2)
@@ -246,7 +245,7 @@ class Actor(nn.Module):
         self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
-        keep_units(self, torch.zeros(output_dim), torch.ones(output_dim))
+        add_units(self, output_dim)
 
     def forward(self, obs):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
@@ -260,7 +259,7 @@ def train_idm(args, data, index, stage, run):
     cfg = args.idm
     torch.manual_seed(args.seed)
     idm = IDM(cfg, args.frame_stack, data.actions.shape[1])
-    keep_units(idm, *units_of(data.task, data.actions[index]))
+    set_units(idm, *units_of(data.task, data.actions[index]))
     idm.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(idm.parameters(), fused=True)
     if args.compile:
@@ -299,7 +298,7 @@ def train_actor(args, data, idm, stage, run):
     cfg = args.bc
     torch.manual_seed(args.seed)
     actor = Actor(cfg, args.frame_stack, idm.head.output.out_features)
-    keep_units(actor, idm.mean, idm.scale)
+    set_units(actor, idm.mean, idm.scale)
     actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
@@ -355,11 +354,13 @@ def split_for_probes(args, data, eval_data):
 
     Fitted on trajectories whose labels no method learns from: in the shuffle behind the largest budget and
     before the last fifth; where all are labelled, on half of the evaluation data. seen_videos: the last
-    fifth; unseen_videos: the evaluation data.
+    fifth, without what is labelled of it; unseen_videos: the evaluation data.
     """
-    held_out = max(1, len(data.shuffle) // 5)
-    fitted = (data, data.shuffle[max(args.num_labeled_trajectories) : -held_out])
-    tests = {"seen_videos": (data, data.shuffle[-held_out:]), "unseen_videos": (eval_data, eval_data.shuffle)}
+    labeled = max(args.num_labeled_trajectories)
+    last_fifth = len(data.shuffle) - max(1, len(data.shuffle) // 5)
+    fitted = (data, data.shuffle[labeled:last_fifth])
+    seen = (data, data.shuffle[max(labeled, last_fifth) :])
+    tests = {"seen_videos": seen, "unseen_videos": (eval_data, eval_data.shuffle)}
     if len(fitted[1]) == 0:
         one_half, other_half = np.array_split(eval_data.shuffle, 2)
         fitted = (eval_data, one_half)
@@ -553,7 +554,8 @@ class Dataset:
         if self.task in BC_RETURNS and not args.raw_actions:
             outside = (self.actions.abs() > 1).sum()
             if outside and RANK == 0:
-                print(f"{path}: {outside} of {self.actions.numel()} action values clipped to [-1, 1]")
+                of_all = f"{outside} of {self.actions.numel()}"
+                print(f"{', '.join(self.paths)}: {of_all} action values clipped to [-1, 1]")
             self.actions.clamp_(-1, 1)
         self.has_actions = self.actions.isfinite().any()
         lengths = torch.tensor(lengths)
@@ -691,7 +693,7 @@ def join(arrays):
 
 def to_device(x, device):
     """To the GPU without waiting for it, through pinned memory; x itself if there is none."""
-    if HAS_GPU and not x.is_cuda:
+    if torch.device(device).type == "cuda" and not x.is_cuda:
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
 
@@ -718,10 +720,16 @@ def units_of(task, actions):
     return mean, scale
 
 
-def keep_units(network, mean, scale):
-    """Keeps the units of a network's answers among its weights."""
-    network.register_buffer("mean", mean)
-    network.register_buffer("scale", scale.clone())  # perhaps one number, expanded, which cannot be loaded
+def add_units(network, dim):
+    """Buffers for the units of what a network answers: mean and scale (dim,)."""
+    network.register_buffer("mean", torch.zeros(dim))
+    network.register_buffer("scale", torch.ones(dim))
+
+
+def set_units(network, mean, scale):
+    """Keeps the units of a network's answers among its weights; scale may be one number for all."""
+    network.mean.copy_(mean)
+    network.scale.copy_(scale)
 
 
 def in_units(network, answer):
@@ -732,6 +740,7 @@ def in_units(network, answer):
 # ---- Run keeping: records, checkpoints, results ------------------------------------------------------------
 
 OWN_ARGS = SCRIPT.with_name("args.json")  # beside a run's own copy of the script
+SOURCE = SCRIPT.read_bytes()  # as it runs: the file may be edited meanwhile
 BAR_SECONDS = 0.1 if sys.stderr.isatty() else 10  # between two updates of a progress bar
 NOT_COUNTED = {"data", "labeled_data", "eval_data", "num_labeled_trajectories", "runs", "rehearsal", "eval"}
 NOT_COUNTED |= {"checkpoint_minutes", "device", "data_device", "compile", "log_interval", "track"}
@@ -745,7 +754,7 @@ def find_folder(args, data, labeled_data, eval_data):
     """
     counted = {name: value for name, value in asdict(args).items() if name not in NOT_COUNTED}
     digest = hashlib.sha256(json.dumps(counted).encode())
-    digest.update(SCRIPT.read_bytes())
+    digest.update(SOURCE)
     for dataset in (data, labeled_data, eval_data):
         digest.update(dataset.fingerprint())
     identity = digest.hexdigest()[:8]
@@ -754,8 +763,7 @@ def find_folder(args, data, labeled_data, eval_data):
     folder = f"{prefix}{identity}"
     if OWN_ARGS.exists():
         folder = str(SCRIPT.parent)
-        began = read_json(f"{folder}/identity.json").get("identity", identity)
-        if began != identity:
+        if read_json(f"{folder}/identity.json").get("identity", identity) != identity:
             raise SystemExit(
                 f"error: {SCRIPT} is a run's own copy, and its arguments, its data or the script itself have "
                 "changed since: undo that, or delete identity.json to make this another run (docs/runs.md)"
@@ -764,10 +772,16 @@ def find_folder(args, data, labeled_data, eval_data):
         for other in glob.glob(f"{glob.escape(prefix)}*/checkpoint.pt"):
             own_script = shlex.quote(f"{os.path.dirname(other)}/{SCRIPT.name}")
             print(f"unfinished, of other arguments, script or data; to continue it: python {own_script}")
-    found = [folder, identity]
+    return folder, identity
+
+
+def agree(facts):
+    """Ends the run where a rank finds other facts than the first: another script, data, or disk."""
+    first = [facts]
     if WORLD_SIZE > 1:
-        dist.broadcast_object_list(found)  # the first rank's: on other nodes data may differ
-    return found
+        dist.broadcast_object_list(first)
+    if first[0] != facts:
+        raise SystemExit(f"error: rank {RANK}: {facts}, not {first[0]}: all need one script, data and disk")
 
 
 class Run:
@@ -786,7 +800,8 @@ class Run:
         self.stop_asked = False
         self.began = time.time()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, self.stop)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup ignores it
+                signal.signal(number, self.stop)
         if RANK == 0:
             self.lock()
         if WORLD_SIZE > 1:
@@ -807,7 +822,7 @@ class Run:
         self.tracker = None
         if RANK > 0 or self.finished:
             return
-        if self.results and not os.path.exists(f"{folder}/checkpoint.pt"):  # it had finished
+        if not os.path.exists(f"{folder}/checkpoint.pt"):  # it begins, or had finished
             self.checkpoint["metrics_size"] = os.path.getsize(self.metrics.name)
         self.metrics.seek(self.checkpoint["metrics_size"])
         self.metrics.truncate()  # what was logged after the checkpoint comes again
@@ -830,7 +845,8 @@ class Run:
             self.tracker = start_tracking(args, folder, names["tracker"], data)
         self.save("identity.json", json.dumps(names))
         self.save("args.json", json.dumps(asdict(args), indent=2))
-        self.save(SCRIPT.name, SCRIPT.read_bytes())
+        self.save(SCRIPT.name, SOURCE)
+        sys.modules["__main__"].__file__ = f"{folder}/{SCRIPT.name}"  # which evaluation's workers import
         if self.tracker:
             self.tracker.save(f"{folder}/{SCRIPT.name}", folder)
         if not os.path.exists(f"{folder}/checkpoint.pt"):
@@ -856,15 +872,17 @@ class Run:
         """
         product = parts[stage.split("_")[0]]
         first = 0
+        checkpoint = self.checkpoint
+        if checkpoint["stage"] == stage:
+            self.checkpoint = {"stage": None}  # its memory becomes free
         if os.path.exists(f"{self.folder}/{stage}.pt"):
             product.load_state_dict(load(f"{self.folder}/{stage}.pt"))
-            first = total
-        elif self.checkpoint["stage"] == stage:
-            first = self.checkpoint["step"]
+            return
+        if checkpoint["stage"] == stage:
+            first = checkpoint["step"]
             for name, part in parts.items():
-                part.load_state_dict(self.checkpoint["parts"][name])
-        if self.checkpoint["stage"] == stage:
-            self.checkpoint = {"stage": None}  # its memory is free
+                part.load_state_dict(checkpoint["parts"][name])
+        del checkpoint
         saved_at = self.logged_at = time.time()
         self.logged_step = first
         self.stage = stage
@@ -896,6 +914,8 @@ class Run:
                 self.stop()
         self.stage = None
         self.save(f"{stage}.pt", product.state_dict())
+        if self.stop_asked and WORLD_SIZE == 1:  # behind the last look
+            self.stop()
 
     def log_due(self, step):
         return RANK == 0 and ((step + 1) % self.args.log_interval == 0 or step + 1 == self.bar.total)
@@ -973,6 +993,8 @@ class Run:
             path = f"{self.folder}/rollout_{budget}.gif"
             imageio.imwrite(path, film, duration=40, loop=0)
             if self.tracker:
+                import wandb
+
                 self.tracker.log({f"rollout_{budget}": wandb.Video(path)})
         self.results["budgets"][str(budget)] = without_nan(measures)
         self.save_checkpoint({"stage": None})  # with the budget, whose lines it counts
@@ -1014,6 +1036,9 @@ class Rehearsal:
     def say(self, text):
         pass
 
+    def save(self, file_name, content):
+        pass
+
     def finish_budget(self, budget, measures, returns, film):
         json.dumps(measures)
 
@@ -1034,7 +1059,7 @@ def rehearse(args, datasets, environments):
         dataset.max_transitions = max(all_batch_sizes(args))
     budgets = args.num_labeled_trajectories if datasets[1].has_actions else ()
     with torch.random.fork_rng(devices=[]):  # a GPU's is seeded by each stage
-        run_stages(args, *datasets, environments, Rehearsal({*budgets[:1], *budgets[-1:]}))
+        run_stages(args, *datasets, environments, Rehearsal(dict.fromkeys([*budgets[:1], *budgets[-1:]])))
     if HAS_GPU:
         torch.cuda.empty_cache()
     if RANK == 0:
@@ -1043,6 +1068,8 @@ def rehearse(args, datasets, environments):
 
 def start_tracking(args, folder, identifier, data):
     """A run of Weights & Biases, or None if no server answers. Updates of a stage are its steps."""
+    import wandb  # takes a second: only where it is wanted
+
     try:
         tracker = wandb.init(
             project="latent-actions",
@@ -1382,7 +1409,7 @@ def find_environments(args, data):
         for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
             environments[name] = partial(make_env, *settings, split, data.action_repeat)
             videos += load_videos(settings[2], split, difficulty)
-        args.eval.max_steps = min(args.eval.max_steps, EPISODE_LENGTH // data.action_repeat)
+        args.eval.max_steps = min(args.eval.max_steps, -(-EPISODE_LENGTH // data.action_repeat))
     elif RANK == 0:
         print(f"no episodes: {data.task} is no task of dm_control's suite (--eval.env-id plays in Gymnasium)")
     evaluation = {
@@ -1530,7 +1557,7 @@ def to_cell(value):
 
 
 class Output:
-    """A stream of text that outlives its reader: a closed terminal or pipe ends no run."""
+    """A stream of text that may lose its reader: to print to a closed terminal or pipe is no error."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -1557,7 +1584,7 @@ def start_process(args):
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: whose end stays
     if WORLD_SIZE > 1:
-        if HAS_GPU:
+        if args.device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group(timeout=datetime.timedelta(hours=2))  # they wait while the first evaluates
     try:
@@ -1655,6 +1682,8 @@ def load_data(args):
             f"error: --idm.batch-size {args.idm.batch_size}: {min(budgets)} labelled trajectories have only "
             f"{len(fewest)} transitions"
         )
+    if len({dataset.action_repeat for dataset in (data, labeled_data, eval_data)}) > 1:
+        raise SystemExit(f"error: {source}: data, labelled and evaluation data differ in their action_repeat")
     files = {*map(os.path.realpath, data.paths + labeled_data.paths)}
     if eval_data.task != labeled_data.task or files & {*map(os.path.realpath, eval_data.paths)}:
         raise SystemExit(f"error: no other file of {labeled_data.task} to evaluate on: give --eval-data")
@@ -1675,12 +1704,11 @@ def all_batch_sizes(args):
 
 def run_stages(args, data, labeled_data, eval_data, environments, run):
     """All of a run, or of its rehearsal, that is left to do."""
-    probed_data = data if data.actions.isfinite().all() else labeled_data
     for budget in run.budgets:
         index = labeled_data.transitions(labeled_data.shuffle[:budget])
         idm = train_idm(args, labeled_data, index, f"idm_{budget}", run)
         if RANK == 0:
-            errors = held_out_error(args, idm, probed_data, eval_data)
+            errors = held_out_error(args, idm, labeled_data, eval_data)
             print_measures(f"IDM with {budget} labelled trajectories", errors, run)
         actor = train_actor(args, data, idm, f"actor_{budget}", run)
         if RANK == 0:
@@ -1695,10 +1723,13 @@ def main(args):
     _, labeled_data, _ = datasets
     if not labeled_data.has_actions:
         raise SystemExit(f"error: {labeled_data.paths[0]} holds no actions; give --labeled-data")
+    folder, identity = find_folder(args, *datasets)
+    known = read_json(f"{folder}/args.json").get("num_labeled_trajectories", ())
+    args.num_labeled_trajectories = tuple(dict.fromkeys([*known, *args.num_labeled_trajectories]))
     environments, evaluation = find_environments(args, labeled_data)
     evaluation["largest_budget"] = max(args.num_labeled_trajectories)  # probes are fitted behind it
-    folder, identity = find_folder(args, *datasets)
     began = any(os.path.exists(f"{folder}/{name}") for name in ("checkpoint.pt", "results.json"))
+    agree([folder, identity, began])
     if args.rehearsal and not began:
         rehearse(args, datasets, environments)
     run = Run(args, folder, identity, labeled_data, evaluation)

@@ -1,4 +1,4 @@
-"""LAPO: latent actions from video (Schmidt and Jiang, 2023), the baseline as strengthened in
+"""LAPO: latent actions from video (Schmidt and Jiang, 2023), the baseline that the paper strengthens.
 
 "Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025; Table 5.
 
@@ -18,8 +18,7 @@ policy imitates z on all videos, and a small decoder turns the policy's z into t
 
 The same command continues a run that was stopped. Everything goes to runs/<task>__lapo__<seed>__<hash>/:
 args.json, this script as it ran, metrics.jsonl (a step is one update), results.json, weights, films. The
-original LAPO is variants/lapo_vq.py.
-Where we deviate from the paper: README.md.
+original LAPO is variants/lapo_vq.py. Where we deviate from the paper: docs/deviations.md.
 """
 
 import contextlib
@@ -56,7 +55,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 import tyro
-import wandb
 from PIL import Image, ImageDraw
 from torch import nn
 from torchvision.ops import MLP
@@ -82,7 +80,7 @@ class LAMArgs:
     num_epochs: int = 10  # passes over all transitions
     batch_size: int = 512  # transitions per update
     learning_rate: float = 1e-4  # Adam's, after the warm-up
-    warmup_epochs: float = 3  # epochs in which the learning rate rises linearly from zero
+    warmup_epochs: float = 3.0  # epochs in which the learning rate rises linearly from zero
     future_obs_offset: int = 10  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (original: 1)
     latent_action_dim: int = 8192  # size of z (the original's is 128)
     quantizer: Literal["none", "fsq"] = "none"  # rounds z to -1 and 1 (Figures 5 and 12c)
@@ -97,7 +95,7 @@ class BCArgs:
     num_epochs: int = 10  # passes over all transitions
     batch_size: int = 512  # transitions per update
     learning_rate: float = 1e-4  # Adam's, after the warm-up
-    warmup_epochs: float = 0  # epochs in which the learning rate rises linearly from zero
+    warmup_epochs: float = 0.0  # epochs in which the learning rate rises linearly from zero
     encoder_scale: int = 32  # the encoder's three blocks have (16, 32, 32) times as many channels
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
 
@@ -139,7 +137,7 @@ class Args:
     lr_schedule: Literal["cosine", "linear"] = "cosine"  # of the learning rate (released code: linear)
     runs: str = "runs"  # folder of all runs
     rehearsal: bool = True  # play the whole run through, one update a stage, before it begins
-    checkpoint_minutes: float = 10  # minutes between checkpoints inside a stage
+    checkpoint_minutes: float = 10.0  # minutes between checkpoints inside a stage
     device: str = "cuda" if HAS_GPU else "cpu"  # where the networks live
     data_device: Literal["auto", "gpu", "disk"] = "auto"
     """where frames live: on the GPU, or mapped from disk; auto is gpu if half of its room is enough"""
@@ -268,7 +266,7 @@ class Actor(nn.Module):
         self.encoder = Encoder(args, 3 * frame_stack)
         self.output = nn.Linear(self.encoder.channels_out, output_dim)
         self.apply(init_weights)
-        keep_units(self, torch.zeros(output_dim), torch.ones(output_dim))
+        add_units(self, output_dim)
 
     def forward(self, obs):
         return self.output(F.relu6(self.encoder(obs).mean((2, 3))))
@@ -280,7 +278,7 @@ class Decoder(MLP):
     def __init__(self, args, latent_action_dim, action_dim):
         super().__init__(latent_action_dim, [args.hidden_dim, args.hidden_dim, action_dim])
         self.apply(init_weights)
-        keep_units(self, torch.zeros(action_dim), torch.ones(action_dim))
+        add_units(self, action_dim)
 
 
 # ---- Stage 1: the latent action model (Section 4) ----------------------------------------------------------
@@ -356,7 +354,7 @@ def train_actor(args, data, lam, stage, run):
     latent_actions = infer_all(args, lam, data, index if infer_once else index[:: len(index) // 4096 + 1])
     mean = latent_actions.mean(0)
     scale = latent_actions.var(0).mean().sqrt().clamp(min=1e-6)  # one number
-    keep_units(actor, mean, scale.expand_as(mean))
+    set_units(actor, mean, scale)
     updates_per_epoch = len(index) // cfg.batch_size
     total = cfg.num_epochs * updates_per_epoch
     warmup = cfg.warmup_epochs * updates_per_epoch
@@ -399,7 +397,7 @@ def train_decoder(args, data, index, actor, stage, run):
     latent_actions = infer_all(args, lambda obs, _: actor(obs), data, index)
     mean, scale = units_of(data.task, data.actions[index])
     actions = ((data.actions[index] - mean) / scale).to(args.device)
-    keep_units(decoder, mean.to(args.device), scale.to(args.device))
+    set_units(decoder, mean, scale)
     total = cfg.num_updates
     for step in run.steps(stage, total, cfg.batch_size, decoder=decoder, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, 0, total, args.lr_schedule)
@@ -460,11 +458,13 @@ def split_for_probes(args, data, eval_data):
 
     Fitted on trajectories whose labels no method learns from: in the shuffle behind the largest budget and
     before the last fifth; where all are labelled, on half of the evaluation data. seen_videos: the last
-    fifth; unseen_videos: the evaluation data.
+    fifth, without what is labelled of it; unseen_videos: the evaluation data.
     """
-    held_out = max(1, len(data.shuffle) // 5)
-    fitted = (data, data.shuffle[max(args.num_labeled_trajectories) : -held_out])
-    tests = {"seen_videos": (data, data.shuffle[-held_out:]), "unseen_videos": (eval_data, eval_data.shuffle)}
+    labeled = max(args.num_labeled_trajectories)
+    last_fifth = len(data.shuffle) - max(1, len(data.shuffle) // 5)
+    fitted = (data, data.shuffle[labeled:last_fifth])
+    seen = (data, data.shuffle[max(labeled, last_fifth) :])
+    tests = {"seen_videos": seen, "unseen_videos": (eval_data, eval_data.shuffle)}
     if len(fitted[1]) == 0:
         one_half, other_half = np.array_split(eval_data.shuffle, 2)
         fitted = (eval_data, one_half)
@@ -580,7 +580,8 @@ class Probes(nn.Module):
     def __init__(self, latent_action_dim, embedding_dim, data):
         super().__init__()
         known_actions = data.actions[data.actions.isfinite().all(1)]
-        keep_units(self, *units_of(data.task, known_actions))
+        add_units(self, data.actions.shape[1])
+        set_units(self, *units_of(data.task, known_actions))
         self.variance = nan
         if data.has_actions:
             self.variance = (known_actions / self.scale).var(0, correction=0).mean().item()
@@ -700,7 +701,8 @@ class Dataset:
         if self.task in BC_RETURNS and not args.raw_actions:
             outside = (self.actions.abs() > 1).sum()
             if outside and RANK == 0:
-                print(f"{path}: {outside} of {self.actions.numel()} action values clipped to [-1, 1]")
+                of_all = f"{outside} of {self.actions.numel()}"
+                print(f"{', '.join(self.paths)}: {of_all} action values clipped to [-1, 1]")
             self.actions.clamp_(-1, 1)
         self.has_actions = self.actions.isfinite().any()
         lengths = torch.tensor(lengths)
@@ -838,7 +840,7 @@ def join(arrays):
 
 def to_device(x, device):
     """To the GPU without waiting for it, through pinned memory; x itself if there is none."""
-    if HAS_GPU and not x.is_cuda:
+    if torch.device(device).type == "cuda" and not x.is_cuda:
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
 
@@ -865,10 +867,16 @@ def units_of(task, actions):
     return mean, scale
 
 
-def keep_units(network, mean, scale):
-    """Keeps the units of a network's answers among its weights."""
-    network.register_buffer("mean", mean)
-    network.register_buffer("scale", scale.clone())  # perhaps one number, expanded, which cannot be loaded
+def add_units(network, dim):
+    """Buffers for the units of what a network answers: mean and scale (dim,)."""
+    network.register_buffer("mean", torch.zeros(dim))
+    network.register_buffer("scale", torch.ones(dim))
+
+
+def set_units(network, mean, scale):
+    """Keeps the units of a network's answers among its weights; scale may be one number for all."""
+    network.mean.copy_(mean)
+    network.scale.copy_(scale)
 
 
 def in_units(network, answer):
@@ -879,6 +887,7 @@ def in_units(network, answer):
 # ---- Run keeping: records, checkpoints, results ------------------------------------------------------------
 
 OWN_ARGS = SCRIPT.with_name("args.json")  # beside a run's own copy of the script
+SOURCE = SCRIPT.read_bytes()  # as it runs: the file may be edited meanwhile
 BAR_SECONDS = 0.1 if sys.stderr.isatty() else 10  # between two updates of a progress bar
 NOT_COUNTED = {"data", "labeled_data", "eval_data", "num_labeled_trajectories", "runs", "rehearsal", "eval"}
 NOT_COUNTED |= {"checkpoint_minutes", "device", "data_device", "compile", "log_interval", "track"}
@@ -892,7 +901,7 @@ def find_folder(args, data, labeled_data, eval_data):
     """
     counted = {name: value for name, value in asdict(args).items() if name not in NOT_COUNTED}
     digest = hashlib.sha256(json.dumps(counted).encode())
-    digest.update(SCRIPT.read_bytes())
+    digest.update(SOURCE)
     for dataset in (data, labeled_data, eval_data):
         digest.update(dataset.fingerprint())
     identity = digest.hexdigest()[:8]
@@ -901,8 +910,7 @@ def find_folder(args, data, labeled_data, eval_data):
     folder = f"{prefix}{identity}"
     if OWN_ARGS.exists():
         folder = str(SCRIPT.parent)
-        began = read_json(f"{folder}/identity.json").get("identity", identity)
-        if began != identity:
+        if read_json(f"{folder}/identity.json").get("identity", identity) != identity:
             raise SystemExit(
                 f"error: {SCRIPT} is a run's own copy, and its arguments, its data or the script itself have "
                 "changed since: undo that, or delete identity.json to make this another run (docs/runs.md)"
@@ -911,10 +919,16 @@ def find_folder(args, data, labeled_data, eval_data):
         for other in glob.glob(f"{glob.escape(prefix)}*/checkpoint.pt"):
             own_script = shlex.quote(f"{os.path.dirname(other)}/{SCRIPT.name}")
             print(f"unfinished, of other arguments, script or data; to continue it: python {own_script}")
-    found = [folder, identity]
+    return folder, identity
+
+
+def agree(facts):
+    """Ends the run where a rank finds other facts than the first: another script, data, or disk."""
+    first = [facts]
     if WORLD_SIZE > 1:
-        dist.broadcast_object_list(found)  # the first rank's: on other nodes data may differ
-    return found
+        dist.broadcast_object_list(first)
+    if first[0] != facts:
+        raise SystemExit(f"error: rank {RANK}: {facts}, not {first[0]}: all need one script, data and disk")
 
 
 class Run:
@@ -933,7 +947,8 @@ class Run:
         self.stop_asked = False
         self.began = time.time()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, self.stop)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup ignores it
+                signal.signal(number, self.stop)
         if RANK == 0:
             self.lock()
         if WORLD_SIZE > 1:
@@ -954,7 +969,7 @@ class Run:
         self.tracker = None
         if RANK > 0 or self.finished:
             return
-        if self.results and not os.path.exists(f"{folder}/checkpoint.pt"):  # it had finished
+        if not os.path.exists(f"{folder}/checkpoint.pt"):  # it begins, or had finished
             self.checkpoint["metrics_size"] = os.path.getsize(self.metrics.name)
         self.metrics.seek(self.checkpoint["metrics_size"])
         self.metrics.truncate()  # what was logged after the checkpoint comes again
@@ -977,7 +992,8 @@ class Run:
             self.tracker = start_tracking(args, folder, names["tracker"], data)
         self.save("identity.json", json.dumps(names))
         self.save("args.json", json.dumps(asdict(args), indent=2))
-        self.save(SCRIPT.name, SCRIPT.read_bytes())
+        self.save(SCRIPT.name, SOURCE)
+        sys.modules["__main__"].__file__ = f"{folder}/{SCRIPT.name}"  # which evaluation's workers import
         if self.tracker:
             self.tracker.save(f"{folder}/{SCRIPT.name}", folder)
         if not os.path.exists(f"{folder}/checkpoint.pt"):
@@ -1003,15 +1019,17 @@ class Run:
         """
         product = parts[stage.split("_")[0]]
         first = 0
+        checkpoint = self.checkpoint
+        if checkpoint["stage"] == stage:
+            self.checkpoint = {"stage": None}  # its memory becomes free
         if os.path.exists(f"{self.folder}/{stage}.pt"):
             product.load_state_dict(load(f"{self.folder}/{stage}.pt"))
-            first = total
-        elif self.checkpoint["stage"] == stage:
-            first = self.checkpoint["step"]
+            return
+        if checkpoint["stage"] == stage:
+            first = checkpoint["step"]
             for name, part in parts.items():
-                part.load_state_dict(self.checkpoint["parts"][name])
-        if self.checkpoint["stage"] == stage:
-            self.checkpoint = {"stage": None}  # its memory is free
+                part.load_state_dict(checkpoint["parts"][name])
+        del checkpoint
         saved_at = self.logged_at = time.time()
         self.logged_step = first
         self.stage = stage
@@ -1043,6 +1061,8 @@ class Run:
                 self.stop()
         self.stage = None
         self.save(f"{stage}.pt", product.state_dict())
+        if self.stop_asked and WORLD_SIZE == 1:  # behind the last look
+            self.stop()
 
     def log_due(self, step):
         return RANK == 0 and ((step + 1) % self.args.log_interval == 0 or step + 1 == self.bar.total)
@@ -1120,6 +1140,8 @@ class Run:
             path = f"{self.folder}/rollout_{budget}.gif"
             imageio.imwrite(path, film, duration=40, loop=0)
             if self.tracker:
+                import wandb
+
                 self.tracker.log({f"rollout_{budget}": wandb.Video(path)})
         self.results["budgets"][str(budget)] = without_nan(measures)
         self.save_checkpoint({"stage": None})  # with the budget, whose lines it counts
@@ -1161,6 +1183,9 @@ class Rehearsal:
     def say(self, text):
         pass
 
+    def save(self, file_name, content):
+        pass
+
     def finish_budget(self, budget, measures, returns, film):
         json.dumps(measures)
 
@@ -1181,7 +1206,7 @@ def rehearse(args, datasets, environments):
         dataset.max_transitions = max(all_batch_sizes(args))
     budgets = args.num_labeled_trajectories if datasets[1].has_actions else ()
     with torch.random.fork_rng(devices=[]):  # a GPU's is seeded by each stage
-        run_stages(args, *datasets, environments, Rehearsal({*budgets[:1], *budgets[-1:]}))
+        run_stages(args, *datasets, environments, Rehearsal(dict.fromkeys([*budgets[:1], *budgets[-1:]])))
     if HAS_GPU:
         torch.cuda.empty_cache()
     if RANK == 0:
@@ -1190,6 +1215,8 @@ def rehearse(args, datasets, environments):
 
 def start_tracking(args, folder, identifier, data):
     """A run of Weights & Biases, or None if no server answers. Updates of a stage are its steps."""
+    import wandb  # takes a second: only where it is wanted
+
     try:
         tracker = wandb.init(
             project="latent-actions",
@@ -1529,7 +1556,7 @@ def find_environments(args, data):
         for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
             environments[name] = partial(make_env, *settings, split, data.action_repeat)
             videos += load_videos(settings[2], split, difficulty)
-        args.eval.max_steps = min(args.eval.max_steps, EPISODE_LENGTH // data.action_repeat)
+        args.eval.max_steps = min(args.eval.max_steps, -(-EPISODE_LENGTH // data.action_repeat))
     elif RANK == 0:
         print(f"no episodes: {data.task} is no task of dm_control's suite (--eval.env-id plays in Gymnasium)")
     evaluation = {
@@ -1677,7 +1704,7 @@ def to_cell(value):
 
 
 class Output:
-    """A stream of text that outlives its reader: a closed terminal or pipe ends no run."""
+    """A stream of text that may lose its reader: to print to a closed terminal or pipe is no error."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -1704,7 +1731,7 @@ def start_process(args):
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: whose end stays
     if WORLD_SIZE > 1:
-        if HAS_GPU:
+        if args.device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group(timeout=datetime.timedelta(hours=2))  # they wait while the first evaluates
     try:
@@ -1799,6 +1826,8 @@ def load_data(args):
     fewest = labeled_data.transitions(labeled_data.shuffle[: min(budgets)])
     if len(fewest) == 0:
         raise SystemExit(f"error: {min(budgets)} labelled trajectories of {source} have no two frames")
+    if len({dataset.action_repeat for dataset in (data, labeled_data, eval_data)}) > 1:
+        raise SystemExit(f"error: {source}: data, labelled and evaluation data differ in their action_repeat")
     files = {*map(os.path.realpath, data.paths + labeled_data.paths)}
     if eval_data.task != labeled_data.task or files & {*map(os.path.realpath, eval_data.paths)}:
         raise SystemExit(f"error: no other file of {labeled_data.task} to evaluate on: give --eval-data")
@@ -1821,8 +1850,7 @@ def run_stages(args, data, labeled_data, eval_data, environments, run):
     """All of a run, or of its rehearsal, that is left to do."""
     lam = train_lam(args, data, "lam", run)
     if RANK == 0:
-        probed_data = data if data.actions.isfinite().all() else labeled_data
-        latent_actions = held_out_probe(args, lam, probed_data, eval_data)
+        latent_actions = held_out_probe(args, lam, labeled_data, eval_data)
         print_measures("latent actions", latent_actions, run)
     actor = train_actor(args, data, lam, "actor", run)
     for budget in run.budgets:
@@ -1838,10 +1866,13 @@ def main(args):
     start_process(args)
     datasets = load_data(args)
     _, labeled_data, _ = datasets
+    folder, identity = find_folder(args, *datasets)
+    known = read_json(f"{folder}/args.json").get("num_labeled_trajectories", ())
+    args.num_labeled_trajectories = tuple(dict.fromkeys([*known, *args.num_labeled_trajectories]))
     environments, evaluation = find_environments(args, labeled_data)
     evaluation["largest_budget"] = max(args.num_labeled_trajectories)  # probes are fitted behind it
-    folder, identity = find_folder(args, *datasets)
     began = any(os.path.exists(f"{folder}/{name}") for name in ("checkpoint.pt", "results.json"))
+    agree([folder, identity, began])
     if args.rehearsal and not began:
         rehearse(args, datasets, environments)
     run = Run(args, folder, identity, labeled_data, evaluation)

@@ -424,6 +424,8 @@ def main(args: Args):
     if args.script:
         if not args.script.is_file():
             raise SystemExit(f"error: --script {args.script}: no such file")
+        if args.script.stem in list_runs(scale, scale.tasks[0]):
+            raise SystemExit(f"error: --script {args.script}: the benchmark has a run of this name")
         scale = with_variant(scale, str(args.script), args.like)
 
     known = list_figures(scale) | list_night(scale)

@@ -232,12 +232,10 @@ def measure_run(folder: Path, own: Args):
     args = dataclasses.replace(method.load_args(folder / "args.json"), device=own.device)
     method.start_process(args)
     data, labeled_data, eval_data = method.load_data(args)
-    if not data.actions.isfinite().all():  # other tasks, or plain videos: the labels' trajectories
-        data = labeled_data
     twin = load_twin(method, args, own.twin_data, eval_data) if own.twin_data else None
     for weights in files:
         network = load_network(method, args, weights, labeled_data.actions.shape[1])
-        write_measures(weights, measure(method, args, network, data, eval_data, twin))
+        write_measures(weights, measure(method, args, network, labeled_data, eval_data, twin))
         if hasattr(network, "decoder"):
             draw_predictions(args, network, eval_data, folder / "prediction.png")
         if own.reconstruct:
