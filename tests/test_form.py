@@ -26,7 +26,7 @@ ALL = sorted(
     for path in ROOT.glob(pattern)
 )
 BENCHMARKS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("benchmark/*.py"))
-OF_OTHERS = {"PIL", "absl", "scipy"}  # come with torchvision and dm_control
+OF_OTHERS = {"PIL", "absl"}  # come with torchvision and dm_control
 OF_EXAMPLES = {"pyarrow", "minari"}  # which examples/ ask for
 
 
