@@ -32,7 +32,7 @@ def commands(page: str) -> list[list[str]]:
     found = []
     for block in blocks(page, "bash"):
         for line in re.split(r"\n| && ", block.replace("\\\n", " ")):
-            words = shlex.split(line.replace("…", "any"), comments=True)
+            words = shlex.split(re.sub(r"…|\$\w+", "1", line), comments=True)
             if words[:1] == ["python"] and words[1] in SCRIPTS:
                 found.append(words[1:])
     return found

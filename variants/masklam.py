@@ -505,7 +505,7 @@ def fit_ridge(z, target, penalties=PENALTIES):
     """
     z_mean = z.mean(0)
     z_scale = z.std(0)
-    z_scale = z_scale.where(z_scale > 1e-6 * z_mean.abs(), torch.inf)  # of a constant nothing is learned
+    z_scale = z_scale.where(z_scale > 1e-5 * z.abs().max(), torch.inf)  # of rounding nothing is learned
     target_mean = target.mean(0)
     x, x_chooses = ((z - z_mean) / z_scale).double().tensor_split([4 * len(z) // 5])
     y, y_chooses = (target - target_mean).double().tensor_split([4 * len(z) // 5])
