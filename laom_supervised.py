@@ -1372,7 +1372,7 @@ def describe_machine():
     versions = {package: importlib.metadata.version(package) for package in packages}
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "commit": subprocess.getoutput(f"git -C '{SCRIPT.parent}' rev-parse HEAD 2>/dev/null"),
+        "commit": subprocess.getoutput(f"git -C '{SCRIPT.parent}' rev-parse HEAD 2>/dev/null") or None,
         "cpu": subprocess.getoutput("lscpu 2>/dev/null | sed -n 's/^Model name: *//p'"),
         "cores": NUM_CORES,
         "gpu": torch.cuda.get_device_name() if HAS_GPU else None,
