@@ -104,6 +104,7 @@ DEMO = Scale(
 MINI_LAM = "--lam.num-epochs 8"
 MINI_LAOM = f"{MINI_LAM} --lam.act-head-dim 512 --lam.obs-head-dim 512 --lam.latent-action-dim 256"
 MINI_LAOM += " --lam.learning-rate 1e-4"
+MINI_SUPERVISED = f"{MINI_LAOM} --lam.latent-action-dim 256 --lam.use-aug"
 MINI_IDM = "--idm.num-updates 4000 --idm.act-head-dim 512"
 MINI_EVAL = "--eval.num-episodes 10"
 MINI = Scale(
@@ -127,7 +128,7 @@ MINI = Scale(
         "idm": f"idm.py demo {MINI_IDM} {MINI_EVAL}",
         "lapo": f"lapo.py demo {MINI_LAM} {MINI_EVAL}",
         "laom": f"laom.py demo {MINI_LAOM} {MINI_EVAL}",
-        "laom_supervised": f"laom_supervised.py demo {MINI_LAOM} --lam.latent-action-dim 256 {MINI_EVAL}",
+        "laom_supervised": f"laom_supervised.py demo {MINI_SUPERVISED} {MINI_EVAL}",
     },
     task_flags={"cheetah-run": "--bc.num-epochs 5", "walker-run": "--bc.num-epochs 12"},
 )

@@ -119,7 +119,7 @@ def import_script(path: Path):
     if not path.is_absolute():
         return importlib.import_module(path.stem)
     for name, module in [*sys.modules.items()]:
-        if str(ROOT) in str(getattr(module, "__file__", "")):
+        if os.path.dirname(getattr(module, "__file__", None) or "") in OURS[1:]:
             del sys.modules[name]
     sys.path = [str(path.parent), *(entry for entry in sys.path if entry not in OURS)]
     del os.environ["PYTHONPATH"]
