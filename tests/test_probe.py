@@ -127,9 +127,13 @@ def test_probes_are_fitted_on_trajectories_without_labels(sources):
     assert tests["seen_videos"][1].tolist() == data.shuffle[16:].tolist()
     assert tests["unseen_videos"] == (eval_data, eval_data.shuffle)
 
+    args = dataclasses.replace(args, num_labeled_trajectories=(18,))
+    _, tests = laom.split_for_probes(args, data, eval_data)
+    assert tests["seen_videos"][1].tolist() == data.shuffle[18:].tolist()
+
     args = dataclasses.replace(args, num_labeled_trajectories=(20,))
     (source, trajectories), tests = laom.split_for_probes(args, data, eval_data)
-    assert source is eval_data and tests["seen_videos"][0] is data
+    assert source is eval_data and "seen_videos" not in tests  # all of them are labelled
     both = [*trajectories, *tests["unseen_videos"][1]]
     assert len(trajectories) == 3 and sorted(both) == list(range(5))
 

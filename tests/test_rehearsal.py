@@ -52,7 +52,7 @@ def test_a_rehearsal_plays_every_stage_and_leaves_nothing(begin, tmp_path, monke
     assert len(updates) == 4  # LAM, actor, and the decoders of two budgets
     assert sorted(budget for budget, *_ in budgets) == [1, 2]  # the first and the last
     for _, measures, returns, film in budgets:
-        assert {"action_probe_mse/seen_videos", "policy_mse/unseen_videos"} < measures.keys()
+        assert {"action_probe_mse/unseen_videos", "policy_mse/unseen_videos"} < measures.keys()
         assert {videos: len(played) for videos, played in returns.items()} == KINDS_OF_VIDEOS
         assert len(film) == 1  # every fourth picture of two steps
     lines = [line for line in capsys.readouterr().out.splitlines() if "rehearsal" in line]
