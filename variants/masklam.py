@@ -65,7 +65,7 @@ RANK = int(os.environ.get("RANK", 0)) if WORLD_SIZE > 1 else 0  # which of them 
 IMG_HW = 64  # height and width of an observation, pixels
 NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 HAS_GPU = torch.cuda.is_available()
-CPU = torch.cpu.get_capabilities()  # without instructions for bfloat16 it takes three times as long
+CPU = torch.cpu.get_capabilities()  # without its instructions bfloat16 takes three times as long as float32
 HAS_BFLOAT16 = HAS_GPU or CPU.get("avx512_bf16") or CPU.get("bf16")  # ARM reports it as bf16
 
 
@@ -83,7 +83,7 @@ class LAMArgs:
     future_obs_offset: int = 10  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (original: 1)
     latent_action_dim: int = 8192  # size of z (the original's is 128)
     quantizer: Literal["none", "fsq"] = "none"  # rounds z to -1 and 1 (Figures 5 and 12c)
-    encoder_scale: int = 6  # the encoder's three blocks have (16, 32, 32) times as many channels
+    encoder_scale: int = 6  # channels of the encoder's three blocks: (16, 32, 32) times this
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
 
 
@@ -95,7 +95,7 @@ class BCArgs:
     batch_size: int = 512  # transitions per update
     learning_rate: float = 1e-4  # Adam's, after the warm-up
     warmup_epochs: float = 0.0  # epochs in which the learning rate rises linearly from zero
-    encoder_scale: int = 32  # the encoder's three blocks have (16, 32, 32) times as many channels
+    encoder_scale: int = 32  # channels of the encoder's three blocks: (16, 32, 32) times this
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
 
 
@@ -139,7 +139,7 @@ class Args:
     checkpoint_minutes: float = 10.0  # minutes between checkpoints inside a stage
     device: str = "cuda" if HAS_GPU else "cpu"  # where the networks live
     data_device: Literal["auto", "gpu", "disk"] = "auto"
-    """where frames live: on the GPU, or mapped from disk; auto is gpu if half of its room is enough"""
+    """where frames live: on the GPU, or mapped from disk; auto: gpu if they fill less than half of it"""
     precision: Literal["bf16", "fp32"] = "bf16" if HAS_BFLOAT16 else "fp32"  # bfloat16 autocast, or float32
     compile: bool = HAS_GPU  # torch.compile of the networks; on CPUs it was slower
     log_interval: int = 50  # updates between two lines of metrics.jsonl; only then the loop waits for the GPU
@@ -330,7 +330,7 @@ def train_lam(args, data, stage, run):
         optim.step()
 
         if run.log_due(step):
-            losses = probe_losses | probes.over_variance(probe_losses) if data.has_actions else {}
+            losses = (probe_losses | probes.over_variance(probe_losses)) if data.has_actions else {}
             run.log(step, optim, loss=loss, **losses)
     return lam
 
@@ -339,7 +339,7 @@ def train_lam(args, data, stage, run):
 
 
 def train_actor(args, data, lam, stage, run):
-    """Clones (z - mean) / scale of all transitions: z itself may lie far from zero, a long way for Adam."""
+    """Clones (z - mean) / scale of all transitions: Adam would need long to reach a z far from zero."""
     cfg = args.bc
     torch.manual_seed(args.seed)
     actor = Actor(cfg, args.frame_stack, args.lam.latent_action_dim)
@@ -487,7 +487,7 @@ def warn_if_dead(args, actor, data, index, variance, stage, run):
 
 
 def infer_some(args, network, data, trajectories):
-    """z, actions and expert_actions of at most 50,000 transitions, in the files' order, the same of twins."""
+    """z, actions, expert_actions of at most 50,000 transitions, in the files' order; twins have the same."""
     index = data.transitions(trajectories)
     index = index[permutation(len(index), 0, 0)[:50_000].sort()[0]]
     z = infer_all(args, network, data, index)
@@ -519,7 +519,7 @@ def fit_ridge(z, target, penalties=PENALTIES):
 
 
 def perturbation_errors(prefix, videos, fitted, held_out):
-    """Whether z tells what was added to the expert's action, which its pose does not.
+    """How well z predicts the noise that was added to the expert's action, and the action without it.
 
     perturbation_r2: R² of actions - expert_actions from z, after a linear regression on expert_actions has
     been subtracted from both: 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. From fitted to
@@ -666,8 +666,8 @@ class Dataset:
     or the given one; NaN in rows of other tasks and of plain videos:
 
     states: float32 (N, S)
-    actions: float32 (N, A), of the paper's tasks clipped to [-1, 1] (its files hold unclipped means), or not
-        (--raw-actions)
+    actions: float32 (N, A), of the paper's tasks clipped to [-1, 1], as its files hold unclipped means;
+        --raw-actions leaves them
     expert_actions: float32 (N, A), without the noise of collect_data.py --action-noise
     first, last, trajectory: int64 (N,), ends and number of each frame's trajectory
     shuffle: a fixed order of the trajectories, whose beginnings are the label budgets
@@ -682,7 +682,7 @@ class Dataset:
         self.attributes = None  # of the first file
         self.paths = []
         trajectories = []
-        for pattern in patterns:  # a path that exists is one, even if it has brackets
+        for pattern in patterns:  # a path that exists is taken as it is, even with brackets
             self.paths += [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern)) or [pattern]
         if len({*map(os.path.realpath, self.paths)}) < len(self.paths):
             twice = "--data, --labeled-data or --eval-data (or beside them) has one file twice"
