@@ -656,7 +656,7 @@ class Run:
         self.save("identity.json", json.dumps(names))
         self.save("args.json", json.dumps(asdict(args), indent=2))
         self.save(SCRIPT.name, SOURCE)
-        sys.modules["__main__"].__file__ = f"{folder}/{SCRIPT.name}"  # which evaluation's workers import
+        sys.modules[__name__].__file__ = f"{folder}/{SCRIPT.name}"  # what evaluation's workers import
         if self.tracker:
             self.tracker.save(f"{folder}/{SCRIPT.name}", folder)
         if not os.path.exists(f"{folder}/checkpoint.pt"):

@@ -115,8 +115,16 @@ def test_its_table_has_its_results(script, finished):
     assert not rows and lines[-1] == f"finished: {folder}"
 
 
+def ignore_hangups():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def test_as_its_user_runs_it(short_file, tmp_path):
-    """It rehearses, SIGTERM stops it, its own copy goes on; workers are spawned; nothing warns."""
+    """It rehearses, SIGTERM stops it, the same bytes elsewhere go on; nothing warns.
+
+    There the script is edited after the start, and nohup ignores a terminal that closes: the run ends as it
+    began, with spawned workers.
+    """
     argv = command("laom_supervised.py", short_file)
     runs = tmp_path / "runs"
     process = start(ROOT / "laom_supervised.py", *argv, "--rehearsal", "--runs", runs, stdout=subprocess.PIPE)
@@ -130,10 +138,17 @@ def test_as_its_user_runs_it(short_file, tmp_path):
     rehearsed, began = output.splitlines()
     assert rehearsed.startswith("rehearsal: every stage runs (") and began == f"run folder: {folder} (fp32)"
 
-    process = start(own_script, stdout=subprocess.PIPE)
+    copy = tmp_path / "copy" / own_script.name
+    copy.parent.mkdir()
+    copy.write_bytes(own_script.read_bytes())
+    words = [copy, *argv, "--runs", runs]
+    process = start(*words, stdout=subprocess.PIPE, preexec_fn=ignore_hangups)
+    first_line = process.stdout.readline()
+    copy.write_text("an edit that is no Python")
+    process.send_signal(signal.SIGHUP)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert output.splitlines()[0] == began and output.splitlines()[-1] == f"finished: {folder}"
+    assert first_line == f"{began}\n" and output.splitlines()[-1] == f"finished: {folder}"
     assert not [line for line in (stopped + errors).splitlines() if "warning" in line.lower()]
     args = json.loads((folder / "args.json").read_text())
     assert args["data"] == [str(short_file)] and args["lam"]["batch_size"] == 16
