@@ -19,6 +19,7 @@ without figures it runs alone, with distractors.
 import dataclasses
 import itertools
 import shlex
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -441,4 +442,5 @@ def main(args: Args):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # behind `| head` it ends without a word
     main(tyro.cli(Args, description=__doc__))

@@ -18,6 +18,7 @@ interval of their logarithms, on seen and on unseen videos: for shares (R²) the
 1 - R². A run's name is its script's, or that of its folder in the benchmark.
 """
 
+import signal
 import sys
 from collections.abc import Iterable
 from math import isnan, nan
@@ -174,4 +175,5 @@ def main(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # behind `| head` it ends without a word
     tyro.cli(main, description=__doc__)
