@@ -38,10 +38,13 @@ if importlib.util.find_spec("torch"):
 LONG = ("test_restart.py", "test_collect_data.py", "test_benchmark.py")
 
 
-def pytest_collection_modifyitems(config, items):
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # pytest-xdist would begin with the files that have most tests
+
+
+def pytest_collection_modifyitems(items):
     """The longest files come first, so that two workers end at about the same time."""
     items.sort(key=lambda item: item.path.name not in LONG)
-    config.option.loadscopereorder = False  # of pytest-xdist: it would begin with the files of most tests
 
 
 # Of short_file's 147 transitions: 9 updates an epoch. Every update is logged and saved.
