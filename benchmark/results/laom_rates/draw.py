@@ -11,6 +11,8 @@ PICTURE = FOLDER.parents[1] / "pictures" / "laom_rates.png"
 figure = matplotlib.figure.Figure(figsize=(11, 4), layout="constrained")
 loss_axes, ratio_axes = figure.subplots(1, 2)
 for path in sorted(FOLDER.glob("*/metrics.jsonl")):
+    if path.parent.name.startswith("lapo"):  # its loss is of pixels
+        continue
     steps, losses, ratios = [], [], []
     for line in path.read_text().splitlines():
         record = json.loads(line)
@@ -18,11 +20,9 @@ for path in sorted(FOLDER.glob("*/metrics.jsonl")):
         loss = record.get(f"{stage}/consistency_loss", record[f"{stage}/loss"])
         steps.append(record["step"])
         losses.append(loss)
-        if f"{stage}/embedding_variance" in record:
-            ratios.append(loss / record[f"{stage}/embedding_variance"])
+        ratios.append(loss / record[f"{stage}/embedding_variance"])
     loss_axes.plot(steps, losses, label=path.parent.name)
-    if ratios:
-        ratio_axes.plot(steps, ratios)
+    ratio_axes.plot(steps, ratios)
 loss_axes.set(xlabel="update", ylabel="MSE of the predicted embedding", yscale="log")
 ratio_axes.set(xlabel="update", ylabel="the same over the embedding's variance", yscale="log")
 loss_axes.legend(fontsize=8)
