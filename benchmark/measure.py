@@ -8,15 +8,18 @@ It EXECUTES the script that lies in a run's folder, so that a variant is measure
 runs that you trust. Beside the weights <name>.pt it writes <name>.json, where table.py and plot.py find it,
 with --reconstruct <name>.png, and for a LAM that predicts pixels prediction.png.
 
-What the script itself has measured stands in results.json: probes, what z tells of the action's noise and of
-the expert's plan, its effective rank. Here, on the evaluation file, without labels: shuffled_loss_ratio and
-blind_loss_ratio, the FDM's error with other transitions' z, or with z of (obs, obs), over that with their own
-(1: it ignores z, or z says nothing of the change); copy_loss_ratio, the error with their own over that of
-predicting no change (above 1: the LAM has not learned to predict; for LAPO the two older frames move up).
-With a twin of the evaluation file (collect_data.py --rerender), its trajectories without distractors: the
-script's own measures on it, as <measure>/no_distractors; distractor_share/no_distractors, the share of Var(z)
-that changes between the two, so with the distractors alone: ½ E|z - z'|² / Var(z), each about its own mean
-(0: z does not depend on the distractors; 1: on nothing else).
+What the script itself has measured stands in results.json. Here, on the evaluation file, without labels:
+
+shuffled_loss_ratio: the FDM's error with other transitions' z over that with their own. 1: it ignores z.
+blind_loss_ratio: the same with z of (obs, obs). 1: z says nothing of the change.
+copy_loss_ratio: the FDM's error over that of predicting no change, which for LAPO moves the older frames up.
+    Above 1: the LAM has not learned to predict.
+
+A twin of the evaluation file (collect_data.py --rerender) has the same trajectories without distractors:
+
+<measure>/no_distractors: the script's own measures on the twin.
+distractor_share/no_distractors: the share of Var(z) that changes with the distractors alone, from 0 to 1. It
+    is ½ E|z - z'|² / Var(z), with z and the twin's z' each about its own mean.
 
 What a script must define: LAM or IDM, a network (obs, future_obs) → z or action with an `encoder`; a LAM also
 predict(obs_embedding, z), and infer(obs_embedding, future_embedding) unless it has a pixel `decoder`;
@@ -48,9 +51,8 @@ NUM_PICTURES = 12  # columns of a picture
 class Args:
     paths: tyro.conf.Positional[tuple[Path, ...]]
     """runs' folders; their scripts are executed: trust them"""
-    twin_data: str | None = (
-        None  # the evaluation trajectories without distractors (collect_data.py --rerender)
-    )
+    twin_data: str | None = None
+    """the evaluation trajectories without distractors (collect_data.py --rerender)"""
     reconstruct: bool = False  # train a pixel decoder on the embedding and draw what it sees (Figure 11)
     num_updates: int = 1000  # of the decoder, 64 observations each; the paper does not say how many
     only_missing: bool = False  # leave out what has been measured, and what has not finished stage 1
