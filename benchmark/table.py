@@ -9,9 +9,9 @@
 Cells are seen | unseen videos, or the one number there is. A dash stands where nothing was measured, or where
 a run left the policy untrained. Errors are MSE / Var(a) on held-out trajectories. action_probe: of a probe of
 z. labelled_error: of what learned from labels, the LAM's action head or the IDM. policy_error: of the policy,
-on the evaluation file. perturbation_r2: what z tells of the noise in the actions. plan_r2: what z tells of the
-expert's actions without it. Returns are mean ± standard deviation over the evaluation's episodes; with --mean,
-over seeds.
+on the evaluation file. perturbation_r2: what z tells of the noise in the actions. plan_r2: what z tells of
+the expert's actions without it. Returns are mean ± standard deviation over the evaluation's episodes. With
+--mean they are over seeds.
 
 --compare takes the ratio for each task and seed that both have, and prints their geometric mean and the 95% t
 interval of their logarithms, on seen and on unseen videos: for shares (R²) the ratio of what is unexplained,
