@@ -4,6 +4,7 @@
     python benchmark/commands.py figure_08 --scale mini      # the runs of Figure 8
     python benchmark/commands.py all --scale paper --tasks walker-run --seeds 0
     python benchmark/commands.py night --scale mini | OMP_NUM_THREADS=1 xargs -d '\\n' -n 1 -P 2 sh -c
+    python benchmark/commands.py ladder --scale ladder       # LAPO's steps to LAOM at R = 1
     python benchmark/commands.py --script laom_cosine.py --like laom --scale mini    # a script of your own
 
 A line collects the run's data, trains and evaluates, and measures what stage 1 has learned. Each of the three
@@ -103,9 +104,8 @@ DEMO = Scale(
 # Two cores and a night. K is 3: 12 steps of the simulation, where the paper's K = 10 is 10 steps. walker-run
 # takes longer to clone.
 MINI_LAM = "--lam.num-epochs 8"
-MINI_LAOM = f"{MINI_LAM} --lam.act-head-dim 512 --lam.obs-head-dim 512 --lam.latent-action-dim 256"
+MINI_LAOM = "--lam.act-head-dim 512 --lam.obs-head-dim 512 --lam.latent-action-dim 256"
 MINI_LAOM += " --lam.learning-rate 1e-4"
-MINI_SUPERVISED = f"{MINI_LAOM} --lam.latent-action-dim 256 --lam.use-aug"
 MINI_IDM = "--idm.num-updates 4000 --idm.act-head-dim 512"
 MINI_EVAL = "--eval.num-episodes 10"
 MINI = Scale(
@@ -128,11 +128,30 @@ MINI = Scale(
         "bc": f"bc.py demo --bc.num-updates 4000 {MINI_EVAL}",
         "idm": f"idm.py demo {MINI_IDM} {MINI_EVAL}",
         "lapo": f"lapo.py demo {MINI_LAM} {MINI_EVAL}",
-        "laom": f"laom.py demo {MINI_LAOM} {MINI_EVAL}",
-        "laom_supervised": f"laom_supervised.py demo {MINI_SUPERVISED} {MINI_EVAL}",
+        "laom": f"laom.py demo {MINI_LAM} {MINI_LAOM} {MINI_EVAL}",
+        "laom_supervised": f"laom_supervised.py demo {MINI_LAM} {MINI_LAOM} --lam.use-aug {MINI_EVAL}",
     },
     task_flags={"cheetah-run": "--bc.num-epochs 5", "walker-run": "--bc.num-epochs 12"},
 )
+
+# Figure 6 with an action for each step of the simulation, as in the paper: latent actions alone, of as many
+# transitions as at mini. Added noise tells action and pose apart.
+LADDER_LAM = "--lam.num-epochs 4 --lam.future-obs-offset 10"
+LADDER_LAM += " --bc.num-epochs 0 --decoder.num-updates 1 --eval.num-episodes 1"
+LADDER = dataclasses.replace(
+    MINI,
+    data="data/ladder",
+    action_repeat=1,
+    action_noise=0,
+    num_trajectories=128,
+    tasks=("cheetah-run",),
+    budgets=(2,),
+    future_obs_offset=10,
+    methods=MINI.methods
+    | {"lapo": f"lapo.py demo {LADDER_LAM}", "laom": f"laom.py demo {LADDER_LAM} {MINI_LAOM}"},
+    task_flags={},
+)
+LADDER_NOISE = dataclasses.replace(LADDER, action_noise=0.3)
 
 # A quarter of an hour of one H100: the paper's networks at half (LAM) and a quarter (actor) of their width,
 # on a tenth of its trajectories.
@@ -169,6 +188,7 @@ GPU = Scale(
 )
 
 SCALES = {"paper": PAPER, "demo": DEMO, "mini": MINI, "gpu": GPU}
+SCALES |= {"ladder": LADDER, "ladder_noise": LADDER_NOISE}
 
 
 def with_variant(scale: Scale, script: str, like: str) -> Scale:
@@ -295,15 +315,18 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
 
 
 def list_night(scale: Scale) -> dict[str, Figure]:
-    """What a machine does in one night, in the order in which it decides something."""
+    """What a machine does in one night, in the order in which it decides something; and the ladder."""
     methods = place_variants(scale, METHODS)
     first_task, other_tasks = scale.tasks[:1], scale.tasks[1:]
     first_seed, other_seeds = scale.seeds[:1], scale.seeds[1:]
+    steps = list_figures(scale)["figure_06"].distractors
     return {
         "night_1": Figure("all methods, with distractors", methods, part=(1, first_task, first_seed)),
         "night_2": Figure("the same on the other tasks", methods, part=(2, other_tasks, first_seed)),
         "night_3": Figure("the same with the other seeds", methods, part=(3, scale.tasks, other_seeds)),
         "night_4": Figure("without distractors", clean=methods, part=(4, first_task, scale.seeds)),
+        "ladder_1": Figure("Figure 6 with distractors", steps, part=(1, first_task, scale.seeds)),
+        "ladder_2": Figure("its first with FSQ", ["lapo_original_fsq"], part=(2, first_task, first_seed)),
     }
 
 

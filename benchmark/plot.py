@@ -16,8 +16,8 @@ seeds and episodes, with three seeds too narrow. Scores are returns over the mea
 bc.py on all labels of the same task, with the same distractors, at this scale; over the paper's Table 3 where
 a kind of data in the figure has no such run. Probe errors are MSE / Var(a), held out, at k = 1; the paper's
 are MSEs of an online probe on raw actions, over 27, their variance in the mean of its tasks. A claim is a
-ratio for each task and seed; it holds or fails where the 95% t interval of their logarithms lies on one side
-of 0, and is undecided otherwise.
+ratio for each task and seed. It holds or fails where two 95% t intervals of their logarithms lie on one side
+of 0: over all of them, and over seeds with each seed's mean over tasks. Otherwise it is undecided.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ import tyro
 from commands import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, ROOT, SCALES, Figure, list_figures
 from figures import DRAW, plt
 from results import VIDEOS, find_folders, is_finished, read_json
-from stats import CLAIMS, MEASURES, PAPER_BC, Claim, Table, compare, correlations, seeds_of
+from stats import CLAIMS, MEASURES, PAPER_BC, Claim, Comparison, Table, compare, correlations, seeds_of, show
 from table import join, number, print_rows
 
 Rows = list[list[str]]  # the first one is the header
@@ -55,10 +55,10 @@ def table_3(table: Table) -> Rows:
     return rows
 
 
-VERDICTS = """The paper's claims: geometric means of the ratios of n pairs (task, seed), with 95% t intervals
-of their logarithms; a claim holds or fails where the whole interval lies on one side of 1, however large the
-ratio; verdicts on seen | unseen videos where they differ; unexplained is 1 - R²; scores are over BC on all
-labels of the same kind of data"""
+VERDICTS = """The paper's claims: geometric means of ratios, with 95% t intervals of their logarithms; a
+claim holds or fails where two whole intervals lie on one side of 1, however large the ratio: over seeds, each
+with its mean over the tasks, and over all pairs (task, seed); unexplained is 1 - R²; scores are over BC on
+all labels of the same kind of data"""
 CORRELATIONS = """Which measure predicts the return: Spearman's rank correlations with the return over n runs
 of a task, methods and seeds together, with distractors, seen | unseen videos; positive: what the measure
 calls better returns more; nine independent runs exceed ±0.7 by chance one time in twenty, but three methods
@@ -66,36 +66,43 @@ with three seeds each 7 to 29 times in a hundred, by the seeds' noise; three run
 LAPO's FDM predicts pixels, LAOM's embeddings"""
 
 
-def claim_rows(table: Table) -> Rows:
-    """Each claim by each of its measures, where its runs are there."""
-    header = ["the paper's claim", f"ratio of, {table.most_labels} labelled", "holds if", "n"]
-    rows = [[*header, "task: seeds", "seen videos", "unseen videos", "verdict", "paper"]]
+def claim_rows(table: Table, videos: str) -> Rows:
+    """Each claim by each of its measures and with each label budget, where its runs are there."""
+    tasks = [task for task in ALL_TASKS if any(row.task == task for row in table.rows)]
+    rows = [["the paper's claim", "ratio of", "holds if", "labelled", "seeds", *tasks]]
+    if len(tasks) > 1:
+        rows[0] += ["mean of the tasks, over seeds", "all pairs"]
+    rows[0] += ["verdict", "on each task alone", "paper"]
     for claim in CLAIMS:
         for measure in claim.measures:
-            row = claim_row(table, claim, measure)
-            if row:
-                rows.append(row)
+            found = {}  # cells → label budgets: what was learned without labels is the same for all
+            for budget in table.budgets:
+                comparison = compare(table, claim.runs(table.scale), measure, videos, budget)
+                cells = claim_cells(claim, measure, comparison, tasks)
+                if comparison.log_ratios or comparison.left_out:
+                    found.setdefault(tuple(cells), []).append(str(budget))
+            for (seeds, *cells), budgets in found.items():
+                labelled = ", ".join(budgets)
+                paper = claim.paper if measure == claim.of_paper else "–"
+                direction = claim.direction(measure)
+                about = [claim.text, ratio_in_words(table, claim, measure), direction, labelled, seeds]
+                rows.append([*about, *cells, paper])
     return rows
 
 
-def claim_row(table: Table, claim: Claim, measure: str) -> list[str] | None:
-    """None if no task and seed has all of the claim's runs."""
-    runs = claim.runs(table.scale)
-    comparisons = [compare(table, runs, measure, videos, table.most_labels) for videos in VIDEOS]
-    seeds = seeds_of(comparisons)
-    if not seeds:
-        return None
+def ratio_in_words(table: Table, claim: Claim, measure: str) -> str:
     ratio = claim.ratio.replace(f"__{CLEAN}", " without distractors")
-    return [
-        claim.text,
-        f"{MEASURES[measure].about}: {ratio.replace('_small', f'_{min(table.scale.smaller_dims)}')}",
-        claim.direction(measure),
-        seen_and_unseen([str(len(comparison.log_ratios)) for comparison in comparisons]),
-        seeds,
-        *map(str, comparisons),
-        seen_and_unseen([comparison.verdict(claim.direction(measure)) for comparison in comparisons]),
-        claim.paper if measure == claim.of_paper else "–",
-    ]
+    ratio = ratio.replace("_small", f"_{min(table.scale.smaller_dims)}")
+    return f"{MEASURES[measure].about}: {ratio}"
+
+
+def claim_cells(claim: Claim, measure: str, comparison: Comparison, tasks: list[str]) -> list[str]:
+    """Seeds, the ratio on each task, over seeds and over pairs, and the verdicts."""
+    direction = claim.direction(measure)
+    cells = [seeds_of([comparison]), *(show(comparison.of_task(task)) for task in tasks)]
+    if len(tasks) > 1:
+        cells += [str(comparison), show(comparison.of_pairs())]
+    return [*cells, comparison.verdict(direction), comparison.verdicts_alone(direction)]
 
 
 def correlation_rows(table: Table) -> Rows:
@@ -217,11 +224,16 @@ def main(args: Args):
         print_rows(table_3(table))
     if args.what != ("all",):
         return
-    for about, rows in ((VERDICTS, claim_rows(table)), (CORRELATIONS, correlation_rows(table))):
-        if len(rows) > 1:
-            title, _, explanation = about.replace("\n", " ").partition(": ")
-            print(f"\n{title}, {args.scale} scale: {explanation}")
-            print_rows(rows)
+    for videos in VIDEOS:
+        print_about(f"{VERDICTS}; {videos.replace('_', ' ')}", claim_rows(table, videos), args)
+    print_about(CORRELATIONS, correlation_rows(table), args)
+
+
+def print_about(about: str, rows: Rows, args: Args):
+    if len(rows) > 1:
+        title, _, explanation = about.replace("\n", " ").partition(": ")
+        print(f"\n{title}, {args.scale} scale: {explanation}")
+        print_rows(rows)
 
 
 if __name__ == "__main__":

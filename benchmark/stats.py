@@ -5,18 +5,20 @@ and for returns the episodes of each; with three seeds they are too narrow, with
 seeds, and the error of the normaliser is not in them.
 
 For comparisons, the paper's claims among them: a ratio for each task and seed that both sides have, and a t
-interval of their logarithms. Which measure predicts the return: rank correlations over the runs of each task.
+interval of their logarithms: over these pairs, over seeds with each seed's mean over tasks, and on each task.
+Which measure predicts the return: rank correlations over the runs of each task.
 Used by table.py, figures.py and plot.py.
 """
 
 import copy
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import scipy.stats
@@ -26,6 +28,8 @@ from results import Row, read_json, read_rows
 # Values of some quantity: task → seed → values, such as the returns of its episodes.
 Sample = dict[str, dict[int, np.ndarray]]
 Values = dict[tuple[str, int], float]  # (task, seed) → a number
+Direction = Literal["below 1", "above 1"]  # where a ratio lies if a claim holds
+Verdict = Literal["holds", "fails", "undecided"]
 
 # Return of the paper's BC on all labels, with and without distractors (Table 3)
 PAPER_BC = {
@@ -295,7 +299,7 @@ class Claim:
             runs.append((name, difficulty))
         return runs
 
-    def direction(self, measure: str) -> Literal["below 1", "above 1"]:
+    def direction(self, measure: str) -> Direction:
         """Where the ratio lies if the claim holds."""
         is_high = (self.expected == "better") == (MEASURES[measure].better == "high")
         return "above 1" if is_high else "below 1"
@@ -309,9 +313,9 @@ class Claim:
 # The paper has the probe alone. What it cannot tell apart: knowing the action, and knowing the pose from
 # which an expert's action follows.
 OF_Z = ("action_probe", "perturbation_r2", "plan_r2")
-RETURN = ("return_mean",)
-BOTH = OF_Z + RETURN
-OF_LABELS = ("labelled_error", "perturbation_r2", "return_mean")
+OF_POLICY = ("policy_error/unseen_videos", "return_mean")
+BOTH = OF_Z + OF_POLICY
+OF_LABELS = ("labelled_error", "perturbation_r2", *OF_POLICY)
 FIGURE_5, FIGURE_6, SECTION_4 = "(Figure 5's logs)", "(Figure 6's logs)", "(Section 4)"
 SMALL_Z = PAPER_SMALL_Z["laom"], PAPER_SMALL_Z["laom_supervised"] / PAPER_SMALL_Z["laom"]
 VQ, FSQ, NONE = "lapo_original_vq", "lapo_original_fsq", "lapo_original"
@@ -334,11 +338,11 @@ CLAIMS = [  # __vanilla: without distractors; _small: the smallest z of the scal
     better("augmentation helps", "laom_aug / laom_no_aug", OF_Z, f"0.52 {FIGURE_6}"),
     better("LAOM's latent actions are better than LAPO's", "laom_aug / lapo", OF_Z, f"0.70 {FIGURE_6}"),
     better("all changes together help", f"laom_aug / {NONE}", OF_Z, f"0.12 {FIGURE_6}"),
-    better("the gain carries over to returns, in part", "laom / lapo", RETURN, f"up to 2 {SECTION_4}"),
-    better("it does without distractors, too", OF_CLEAN, RETURN, f"above 1, not significantly {SECTION_4}"),
+    better("the gain carries over to returns, in part", "laom / lapo", OF_POLICY, f"up to 2 {SECTION_4}"),
+    better("so it does without distractors", OF_CLEAN, OF_POLICY, f"above 1, not significantly {SECTION_4}"),
     better(HELP, "laom_supervised / laom", BOTH, f"{PAPER_SUPERVISION} (abstract, not said over what)"),
     better(HELP, "laom_supervised / lapo", BOTH),
-    better("they help more than in BC alone", "laom_supervised / bc", RETURN),
+    better("they help more than in BC alone", "laom_supervised / bc", OF_POLICY),
     better("supervision generalises better than an IDM", "laom_supervised / idm", OF_LABELS),
     worse("a small z costs LAOM its return", "laom_small / laom", BOTH, f"{SMALL_Z[0]} (Section 5)"),
     better("with supervision it costs less", OF_SMALL, BOTH, f"{SMALL_Z[1]:.1f} (Section 5)"),
@@ -349,38 +353,65 @@ CLAIMS = [  # __vanilla: without distractors; _small: the smallest z of the scal
 class Comparison:
     """What is measured of a claim, on seen or on unseen videos."""
 
-    log_ratios: dict[tuple[str, int], float]  # (task, seed) → logarithm of the ratio
+    log_ratios: Values  # logarithms of the ratios
     left_out: dict[tuple[str, int], str]  # (task, seed) → why it has no ratio that says something of z
 
-    def interval(self) -> tuple[float, float]:
-        """95% t interval of the ratio, over tasks × seeds."""
-        low, high = t_interval(list(self.log_ratios.values()))
-        return np.exp(low), np.exp(high)
+    def of_task(self, task: str) -> list[float]:
+        """The logarithms of a task's seeds."""
+        return [ratio for (other, _), ratio in self.log_ratios.items() if other == task]
 
-    def verdict(self, direction: Literal["below 1", "above 1"]) -> Literal["holds", "fails", "undecided"]:
-        """Undecided, too, where a pair is left out or stands alone."""
-        if len(self.log_ratios) < 2 or self.left_out:
+    def of_pairs(self) -> list[float]:
+        return list(self.log_ratios.values())
+
+    def of_seeds(self) -> list[float]:
+        """Each seed's mean over the tasks."""
+        return seed_means(sample_of(self.log_ratios)) if self.log_ratios else []
+
+    def verdict(self, direction: Direction, task: str | None = None) -> Verdict:
+        """Of one task, or of all: then the intervals over seeds and over all pairs must agree.
+
+        Undecided, too, where a pair is left out.
+        """
+        if any(task in (other, None) for other, _ in self.left_out):
             return "undecided"
-        low, high = self.interval()
-        if low <= 1 <= high:
-            return "undecided"
-        return "holds" if (low > 1) == (direction == "above 1") else "fails"
+        if task:
+            return judge(self.of_task(task), direction)
+        over_seeds, over_pairs = judge(self.of_seeds(), direction), judge(self.of_pairs(), direction)
+        return over_seeds if over_seeds == over_pairs else "undecided"
+
+    def verdicts_alone(self, direction: Direction) -> str:
+        """The verdicts on each task alone, counted: 1 holds, 1 undecided."""
+        tasks = {task for task, _ in (*self.log_ratios, *self.left_out)}
+        verdicts = Counter(self.verdict(direction, task) for task in tasks)
+        return ", ".join(f"{verdicts[word]} {word}" for word in get_args(Verdict) if word in verdicts)
 
     def __str__(self):
-        words = "–"
-        if self.log_ratios:
-            words = show(np.exp(np.mean(list(self.log_ratios.values()))))
-        if len(self.log_ratios) > 1:
-            low, high = self.interval()
-            words += f" ({show(low)} to {show(high)})"
+        words = show(self.of_seeds())
         for reason in dict.fromkeys(self.left_out.values()):
             pairs = [f"{task} {seed}" for (task, seed), why in self.left_out.items() if why == reason]
             words += f"; {reason}, left out: {', '.join(pairs)}"
         return words
 
 
-def show(ratio: float) -> str:
-    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.1e}"  # as of two pairs that disagree
+def judge(log_ratios: list[float], direction: Direction) -> Verdict:
+    """Whether the 95% t interval lies on the claimed side of 1; undecided where there is only one ratio."""
+    if len(log_ratios) < 2:
+        return "undecided"
+    low, high = t_interval(log_ratios)
+    if low <= 0 <= high:
+        return "undecided"
+    return "holds" if (low > 0) == (direction == "above 1") else "fails"
+
+
+def show(log_ratios: list[float]) -> str:
+    """Their geometric mean, and its 95% t interval if there are two or more."""
+    if not log_ratios:
+        return "–"
+    numbers = [np.mean(log_ratios)]
+    if len(log_ratios) > 1:
+        numbers += t_interval(log_ratios)
+    middle, *ends = [f"{number:.2f}" if number < 100 else f"{number:.1e}" for number in np.exp(numbers)]
+    return f"{middle} ({' to '.join(ends)})" if ends else middle
 
 
 def compare(table: Table, runs: list[tuple[str, str]], measure: str, videos: str, budget: int) -> Comparison:
@@ -404,7 +435,7 @@ def compare(table: Table, runs: list[tuple[str, str]], measure: str, videos: str
         _, is_own = table.reference(key[0], DISTRACTORS)
         if measure == "return_mean" and mixes_kinds and not is_own:
             continue
-        if measure == "return_mean" and key in dead:
+        if measure in OF_POLICY and key in dead:
             result.left_out[key] = "dead actor"
         elif min(numbers) <= 0:
             result.left_out[key] = "0 or less"

@@ -137,6 +137,21 @@ def test_the_ablation_changes_one_thing_at_a_time():
     assert changes[2]["use_aug"] is False and changes[3] == {"use_aug": True}
 
 
+@pytest.mark.parametrize("scale_name", ["ladder", "ladder_noise"])
+def test_the_ladder_is_of_latent_actions_alone(scale_name):
+    """Five steps with three seeds, and FSQ with one; a decision for each step of the simulation."""
+    lines = lines_of(SCALES[scale_name], "ladder")
+    keys = [key_of(line) for line in lines]
+    steps = commands.list_figures(SCALES[scale_name])["figure_06"].distractors
+    assert keys[:15] == [(name, "cheetah-run", seed) for seed in (0, 1, 2) for name in steps]
+    assert keys[15:] == [("lapo_original_fsq", "cheetah-run", 0)]
+    for line in lines:
+        args = parse(trained_by(line))
+        assert args.bc.num_epochs == 0 and args.num_labeled_trajectories == (2,)
+        assert args.lam.future_obs_offset == (1 if "original" in args.runs else 10)
+        assert "--action-repeat 1 " in line and ("--action-noise 0.3 " in line) == (scale_name != "ladder")
+
+
 def test_a_night_decides_in_its_order():
     """All methods on one task, on the others, with the other seeds, without distractors; data per seed."""
     keys = [key_of(line) for line in lines_of(SCALES["mini"], "night")]
@@ -312,8 +327,9 @@ class Writer:
         changes = {"runs": (f"{self.folder}/runs/*/*",), "output": self.folder / "pictures"} | changes
         return plot.Args(words or ("all",), **changes)
 
-    def claims(self) -> dict[str, list[str]]:
-        return {row[1]: row[2:] for row in plot.claim_rows(self.table())[1:]}
+    def claims(self, videos: str = "seen_videos") -> dict[str, list[str]]:
+        """Ratio → the rest of its row, with the most labels where budgets differ."""
+        return {row[1]: row[2:] for row in plot.claim_rows(self.table(), videos)[1:]}
 
 
 @pytest.fixture
@@ -447,27 +463,59 @@ def test_verdicts(ratios, text, if_above, if_below):
     assert str(named) == text + words and named.verdict("above 1") == "undecided"
 
 
+def test_a_verdict_needs_seeds_and_pairs():
+    """Tasks that differ alike with every seed prove nothing, nor do seeds that differ on every task."""
+
+    def compared(*of_tasks: list[float]) -> stats.Comparison:
+        logarithms = {}
+        for task, ratios in zip(("cheetah-run", "walker-run"), of_tasks):
+            logarithms |= {(task, seed): np.log(ratio) for seed, ratio in enumerate(ratios)}
+        return stats.Comparison(logarithms, {})
+
+    both = compared([2, 2.1, 1.9], [1.5, 1.6, 1.4])
+    assert both.verdict("above 1") == "holds" and both.verdicts_alone("above 1") == "2 holds"
+    tasks_differ = compared([0.8, 0.81, 0.8], [2, 2.02, 2])
+    assert stats.judge(tasks_differ.of_seeds(), "above 1") == "holds"
+    assert tasks_differ.verdict("above 1") == "undecided"
+    assert tasks_differ.verdicts_alone("above 1") == "1 holds, 1 fails"
+    seeds_differ = compared([1.2, 1.3, 1.6], [1.2, 1.3, 1.6])
+    assert stats.judge(seeds_differ.of_pairs(), "above 1") == "holds"
+    assert seeds_differ.verdict("above 1") == "undecided"
+    assert seeds_differ.verdicts_alone("above 1") == "2 undecided"
+
+
 def test_claims_of_errors_shares_and_returns(writer):
     """LAOM has twice LAPO's of everything on seen videos; on unseen ones the same error, and LAPO no return
     in one of four runs."""
-    writer.pairs({"lapo": [1, 2, 3, 4], "laom": [2, 4.2, 5.7, 8]})
+    writer.pairs({"lapo": [1, 2, 3, 4], "laom": [2, 4.2, 6, 7.6]})
     for i, folder in enumerate(sorted(writer.folder.glob("runs/laom/*"))):
-        writer.change(folder, action_probe_mse_over_var__unseen_videos=0.1 * (i + 1))
+        writer.change(folder, "2", action_probe_mse_over_var__unseen_videos=0.1 * (i + 1))
+        writer.change(folder, "8", action_probe_mse_over_var__unseen_videos=0.1 * (i + 1))
     (folder,) = writer.folder.glob("runs/lapo/walker-run__lapo__0__*")
     writer.change(folder, return_mean__unseen_videos=0)
     claims = writer.claims()
     seeds = "cheetah-run: 0, 1; walker-run: 0, 1"
-    twice, once = "2.00 (1.87 to 2.13)", "1.00 (1.00 to 1.00)"
+    ratios = ["2.05 (1.50 to 2.79)", "1.95 (1.41 to 2.70)", "2.00 (1.98 to 2.01)", "2.00 (1.87 to 2.13)"]
+    verdict = ["holds", "2 holds"]
     # LAOM without augmentation, which is the demo's LAOM
     error = claims["probe error: laom_no_aug / lapo"]
-    assert error == ["above 1", "4", seeds, twice, once, "holds | undecided", "1.34 (Figure 6's logs)"]
+    assert error == ["above 1", "2, 8", seeds, *ratios, *verdict, "1.34 (Figure 6's logs)"]
     for share in ("perturbation", "expert's action"):  # what is left unexplained, 1 - R²
         row = claims[f"unexplained share of the {share}: laom_no_aug / lapo"]
-        assert row == ["above 1", "4", seeds, twice, twice, "holds", "–"]
-    *row, unseen, verdict, paper = claims["score: laom / lapo"]
-    assert row == ["above 1", "4 | 3", seeds, twice] and paper == "up to 2 (Section 4)"
-    assert unseen.startswith("2.03 (") and unseen.endswith("; 0 or less, left out: walker-run 0")
-    assert verdict == "holds | undecided" and len(claims) == 4
+        assert row == ["above 1", "2, 8", seeds, *ratios, *verdict, "–"]
+    *row, paper = claims["score: laom / lapo"]
+    assert row == ["above 1", "2, 8", seeds, *ratios, *verdict] and paper == "up to 2 (Section 4)"
+    assert len(claims) == 4
+
+    claims = writer.claims("unseen_videos")
+    assert claims["probe error: laom_no_aug / lapo"][5:9] == ["1.00 (1.00 to 1.00)"] * 2 + [
+        "undecided",
+        "2 undecided",
+    ]
+    _, budgets, _, _, walker, over_seeds, _, verdict, alone, _ = claims["score: laom / lapo"]
+    assert budgets == "8" and walker == "1.90" and verdict == "undecided"
+    assert over_seeds.endswith("; 0 or less, left out: walker-run 0")
+    assert alone == "1 holds, 1 undecided"
 
 
 def test_the_return_of_a_dead_actor_is_left_out(writer):
@@ -475,10 +523,11 @@ def test_the_return_of_a_dead_actor_is_left_out(writer):
     writer.pairs({"lapo": [1, 2, 3, 4], "laom": [2, 4, 6, 8]})
     for path in writer.folder.glob("runs/laom/*__0__*/metrics.jsonl"):
         path.write_text(json.dumps({"actor/loss": 0.9 if "cheetah" in str(path) else 1.01}) + "\n")
-    claims = writer.claims()
-    seen, unseen, verdict = claims["score: laom / lapo"][3:6]
-    assert seen == unseen == "2.00 (2.00 to 2.00); dead actor, left out: walker-run 0"
-    assert verdict == "undecided" and claims["probe error: laom_no_aug / lapo"][5] == "holds"
+    for videos in results.VIDEOS:
+        claims = writer.claims(videos)
+        *_, over_seeds, _, verdict, _, _ = claims["score: laom / lapo"]
+        assert over_seeds == "2.00; dead actor, left out: walker-run 0"
+        assert verdict == "undecided" and claims["probe error: laom_no_aug / lapo"][7] == "holds"
 
 
 def test_claims_compare_what_both_sides_have(writer):
@@ -492,10 +541,11 @@ def test_claims_compare_what_both_sides_have(writer):
             name, difficulty=difficulty, score=0.8 if (name, difficulty) == ("bc", DISTRACTORS) else 0.4
         )
     claims = writer.claims()
-    assert claims["score: lapo / lapo without distractors"][:4] == ["below 1", "1", "cheetah-run: 0", "0.50"]
-    assert claims["score: laom_supervised / laom"][3:6] == ["4.00 (4.00 to 4.00)"] * 2 + ["holds"]
+    harmed = claims["score: lapo / lapo without distractors"]
+    assert harmed[:4] == ["below 1", "2, 8", "cheetah-run: 0", "0.50"]
+    assert claims["score: laom_supervised / laom"][3:5] == ["4.00 (4.00 to 4.00)", "holds"]
     small = claims["score: (laom_supervised_16 / laom_supervised) / (laom_16 / laom)"]
-    assert small[3] == "0.25 (0.25 to 0.25)" and small[5:] == ["fails", "2.3 (Section 5)"]
+    assert small[3] == "0.25 (0.25 to 0.25)" and small[4:] == ["fails", "1 fails", "2.3 (Section 5)"]
     assert not any("lapo_original" in name for name in claims)  # which has not run
     shutil.rmtree(writer.folder / "runs" / "bc__vanilla")  # scores over ours and over the paper's
     assert "score: lapo / lapo without distractors" not in writer.claims()
@@ -643,12 +693,13 @@ def test_the_committed_runs(tmp_path, capsys):
     plot.main(plot.Args(scale="mini", output=tmp_path))
     printed = capsys.readouterr().out
     assert (tmp_path / "mini_figure_08.png").exists()
-    row = "| a few labels help | score: laom_supervised / laom | above 1 | 6 | "
-    row += "cheetah-run: 0, 1, 2; walker-run: 0, 1, 2 | 1.35 (1.12 to 1.64) | 1.44 (1.06 to 1.95) | holds | "
+    row = "| a few labels help | score: laom_supervised / laom | above 1 | 8 | "
+    row += "cheetah-run: 0, 1, 2; walker-run: 0, 1, 2 | 1.33 (0.76 to 2.31) | 1.38 (0.89 to 2.14) | "
+    row += "1.35 (1.10 to 1.67) | 1.35 (1.12 to 1.64) | holds | 2 undecided | "
     assert row in printed
     runs = (ROOT / "benchmark/results/mini").glob("*/*/*")
     table.main(tuple(runs), compare=("laom_supervised", "laom"))
-    assert "1.35 (1.12 to 1.64) | 1.44 (1.06 to 1.95) | yes |" in capsys.readouterr().out
+    assert "1.35 (1.10 to 1.67) | 1.44 (0.90 to 2.31) | yes \\| undecided |" in capsys.readouterr().out
 
 
 def test_runs_side_by_side(writer, capsys):
@@ -680,15 +731,15 @@ def test_runs_side_by_side(writer, capsys):
 
 
 def test_two_methods_are_compared(writer, capsys):
-    writer.pairs({"lapo": [1, 2, 3, 4], "laom": [2, 4.2, 5.7, 8]})
+    writer.pairs({"lapo": [1, 2, 3, 4], "laom": [2, 4.2, 6, 7.6]})
     runs = tuple(writer.folder.glob("runs/*/*"))
     table.main(runs, compare=("laom", "lapo"))
     cells = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
     rows = {(row[0], row[2]): row[3:] for row in cells}
-    seeds, twice = "cheetah-run: 0, 1; walker-run: 0, 1", "2.00 (1.87 to 2.13)"
-    assert rows["action_probe", "8"] == [seeds, "0.498", "0.250", twice, twice, "no"]
-    assert rows["1 - plan_r2", "8"] == [seeds, "0.249", "0.125", twice, twice, "no"]
-    assert rows["return_mean", "2"] == [seeds, "49.750", "25.000", twice, twice, "yes"]
+    seeds, twice = "cheetah-run: 0, 1; walker-run: 0, 1", "2.00 (1.98 to 2.01)"
+    assert rows["action_probe", "8"] == [seeds, "0.495", "0.250", twice, twice, "no"]
+    assert rows["1 - plan_r2", "8"] == [seeds, "0.248", "0.125", twice, twice, "no"]
+    assert rows["return_mean", "2"] == [seeds, "49.500", "25.000", twice, twice, "yes"]
     with pytest.raises(SystemExit, match="error: --compare bc: there are laom, lapo"):
         table.main(runs, compare=("laom", "bc"))
 
