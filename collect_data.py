@@ -94,7 +94,7 @@ class Args:
 DEMO = Args(num_trajectories=64, num_eval_trajectories=8, action_repeat=4, action_noise=0.8)
 PRESETS = {
     "paper": ("the paper's size (Appendix C): 5,000 + 50 trajectories (default)", Args()),
-    "demo": ("for a laptop: 64 + 8 trajectories of 250 decisions with noise, 0.3 GB, a minute", DEMO),
+    "demo": ("for a laptop: 64 + 8 trajectories of 250 decisions with noise, 0.6 GB, a minute", DEMO),
 }
 
 # ---- Collection --------------------------------------------------------------------------------------------

@@ -37,7 +37,10 @@ OF_BC = ["--bc.batch-size", "256", "--bc.encoder-scale", "2"]
 REFERENCE_FLAGS = {  # what the demo has otherwise
     "lapo": [*OF_BC, "--lam.batch-size", "256"],
     "laom": [*OF_BC, "--lam.batch-size", "256", "--lam.use-aug"],
-    "laom_supervised": [*OF_BC, "--lam.batch-size", "256", "--lam.use-aug", "--lam.labeled-batch-size", "64"],
+    "laom_supervised": [
+        *(*OF_BC, "--lam.batch-size", "256", "--lam.use-aug"),
+        *("--lam.labeled-batch-size", "64", "--lam.latent-action-dim", "256"),
+    ],
     "idm": [*OF_BC, "--idm.batch-size", "256"],
     "bc": OF_BC,
 }
