@@ -56,6 +56,7 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image, ImageDraw
+from scipy.stats import norm
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
@@ -120,13 +121,21 @@ def play(env: gym.Env, policy, seed: int, length: int, masks=False, noise=0.0, s
         steps["actions"].append(meant if store_means else action)
         steps["physics"].append(env.physics.get_state())
         if noise > 0:
-            steps["expert_actions"].append(np.clip(meant, low, high))
+            steps["expert_actions"].append(mean_clipped(meant, noise, low, high))
         if masks:
             steps["mask"].append(agent_mask(env))
         obs, reward, _, _, info = env.step(action.astype(np.float32))
         total += reward
     arrays = {name: np.stack(values).astype(DTYPES.get(name, np.float32)) for name, values in steps.items()}
     return arrays, total
+
+
+def mean_clipped(mean, deviation, low, high) -> np.ndarray:
+    """Mean of normal numbers that are clipped to [low, high]: what an action is on average over its noise."""
+    below, above = (low - mean) / deviation, (high - mean) / deviation
+    inside = norm.cdf(above) - norm.cdf(below)
+    of_the_tails = deviation * (norm.pdf(below) - norm.pdf(above))
+    return low * norm.cdf(below) + high * norm.sf(above) + mean * inside + of_the_tails
 
 
 def agent_mask(env: gym.Env) -> np.ndarray:
@@ -1138,7 +1147,7 @@ def to_cartesian(position):
 
 
 class RepeatAction(gym.Wrapper):
-    """Each action acts for several simulation steps, whose rewards are summed."""
+    """Each action acts for several steps, whose rewards are summed, or until the episode ends."""
 
     def __init__(self, env, action_repeat):
         super().__init__(env)
@@ -1149,6 +1158,8 @@ class RepeatAction(gym.Wrapper):
         for _ in range(self.action_repeat):
             observation, reward, terminated, truncated, info = self.env.step(action)
             total += reward
+            if terminated or truncated:
+                break
         return observation, total, terminated, truncated, info
 
 
@@ -1320,6 +1331,7 @@ if __name__ == "__main__":
 #     "imageio==2.38.1",
 #     "tqdm==4.70.1",
 #     "matplotlib==3.11.2",
+#     "scipy==1.17.1",
 #     "av==18.1.0",
 # ]
 # ///

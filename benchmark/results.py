@@ -136,9 +136,11 @@ def find_folders(patterns: Iterable[str | Path]) -> list[Path]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether it has all of its label budgets."""
-    wanted = map(str, read_json(folder / "args.json")["num_labeled_trajectories"])
-    finished = set(wanted) <= set(read_json(folder / "results.json")["budgets"])
+    """Whether it has all of its label budgets, all evaluated in the same way."""
+    wanted = set(map(str, read_json(folder / "args.json")["num_labeled_trajectories"]))
+    budgets = read_json(folder / "results.json")["budgets"]
+    evaluations = {json.dumps(measures.get("evaluation")) for measures in budgets.values()}
+    finished = wanted <= set(budgets) and len(evaluations) < 2
     if not finished:
         print(f"{folder} has not finished")
     return finished

@@ -262,7 +262,7 @@ def load_env(task: str) -> gym.Env:
 
 
 class RepeatAction(gym.Wrapper):
-    """Each action acts for several simulation steps, whose rewards are summed."""
+    """Each action acts for several steps, whose rewards are summed, or until the episode ends."""
 
     def __init__(self, env, action_repeat):
         super().__init__(env)
@@ -273,6 +273,8 @@ class RepeatAction(gym.Wrapper):
         for _ in range(self.action_repeat):
             observation, reward, terminated, truncated, info = self.env.step(action)
             total += reward
+            if terminated or truncated:
+                break
         return observation, total, terminated, truncated, info
 
 

@@ -323,6 +323,12 @@ def test_noise_and_action_repeat(collect, tmp_path):
     assert 0.25 < noise.std() < 0.45 and abs(noise.mean()) < 0.15
     assert not same(*trajectories, "expert_actions")  # each has its own noise and start
 
+    # what the expert does on average, whatever the limits cut off
+    means = np.array([-3, -1, -0.3, 0, 0.9, 2.5])
+    drawn = np.random.default_rng(0).normal(means, 0.8, (200_000, 6)).clip(-1, 1)
+    limit = np.ones(6)
+    assert np.abs(drawn.mean(0) - collect_data.mean_clipped(means, 0.8, -limit, limit)).max() < 0.005
+
     env = collect_data.load_task("cheetah-run")
     physics = env.unwrapped.physics
     env.reset(seed=int(trajectories[0]["seed"]))

@@ -15,6 +15,7 @@ import h5py
 import lives
 import numpy as np
 import pytest
+import torch
 from conftest import (
     SCRIPTS,
     beside,
@@ -27,6 +28,7 @@ from conftest import (
     weights,
 )
 from lives import Blow, end, said
+from results import is_finished
 from test_docs import blocks
 from test_restart import assert_same_bits
 
@@ -151,6 +153,32 @@ def stopped(forks, short_file, tmp_path_factory) -> Path:
     blow = Blow("actor_1", "update", count=5, what=signal.SIGTERM)
     assert end(lives.start("bc.py", argv, folder / "log", blow=blow, stages_only=True)) == 1
     return only_one(folder / "runs")
+
+
+def test_measured_anew_a_run_keeps_the_stage_that_was_stopped(stopped, short_file, tmp_path):
+    """Killed again before its next checkpoint, the stage goes on where it was, and its lines stand once."""
+    folder = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
+    step = torch.load(folder / "checkpoint.pt")["step"]
+    argv = [*command("bc.py", short_file, eval__num_episodes=2), "--runs", tmp_path / "runs"]
+    blow = Blow("actor_1", "update", checkpoints=False)
+    life = lives.start("bc.py", argv, tmp_path / "log", blow=blow, stages_only=True)
+    assert end(life) == -signal.SIGKILL
+    assert read_results(folder)["budgets"]["all"]["evaluation"]["num_episodes"] == 2
+    checkpoint = torch.load(folder / "checkpoint.pt")
+    assert (checkpoint["stage"], checkpoint["step"]) == ("actor_1", step) and step > 0
+    live("bc.py", argv, tmp_path / "log", stages_only=True)
+    steps = [(record["stage"], record["step"]) for record in read_records(folder) if "step" in record]
+    assert len(steps) == len({*steps})
+
+
+def test_a_budget_may_be_given_up(stopped, short_file, tmp_path):
+    """One that was asked for by mistake: the run has finished without it."""
+    folder = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
+    argv = command("bc.py", short_file, num_labeled_trajectories=("all",))
+    for _ in range(2):
+        lines = live("bc.py", [*argv, "--runs", tmp_path / "runs"], tmp_path / "log", stages_only=True)
+        assert lines[-1] == f"finished: {folder}" and not (folder / "checkpoint.pt").exists()
+        assert list(read_results(folder)["budgets"]) == ["all"] and is_finished(folder)
 
 
 def move(path: Path, folder: Path) -> Path:

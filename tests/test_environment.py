@@ -105,6 +105,14 @@ def test_an_action_acts_for_several_steps():
     assert [env.step(action)[3] for _ in range(249)] == [False] * 248 + [True]
 
 
+def test_a_repeated_action_ends_with_the_episode():
+    """Where R does not divide its length, too: nothing of the next episode is played."""
+    env = RepeatAction(load_task("cheetah-run"), 300)
+    env.reset(seed=0)
+    assert [env.step(np.zeros(6))[3] for _ in range(4)] == [False, False, False, True]
+    assert env.unwrapped.physics.time() == pytest.approx(10)  # seconds, the whole episode
+
+
 def test_vanilla_is_the_task_itself():
     env = make()
     own_colors = env.physics.model.mat_rgba.copy()

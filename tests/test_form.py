@@ -17,7 +17,7 @@ MAX_CHANGED = {  # code tokens on changed lines
     ("lapo.py", "laom.py"): 1_900,
     ("laom.py", "laom_supervised.py"): 800,
     ("laom_supervised.py", "idm.py"): 4_300,
-    ("idm.py", "bc.py"): 2_650,
+    ("idm.py", "bc.py"): 2_680,
 }
 METHOD_ENDS = 490  # lines
 ALL = sorted(

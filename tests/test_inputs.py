@@ -12,6 +12,7 @@ from conftest import ROOT, command, only_one, parse, start
 from lives import Blow, end, said
 from test_golden import draw_data
 
+import bc
 import laom
 
 
@@ -108,6 +109,16 @@ def test_batches_larger_than_the_data_name_their_flag(drawn):
     with pytest.raises(SystemExit, match="--lam.batch-size 400: .* has only 312 transitions"):
         laom.load_data(args)
     laom.load_data(parse("laom.py", drawn, decoder__batch_size=4000))  # drawn with replacement: it needs none
+
+
+def test_all_labels_are_those_of_the_data(drawn):
+    """Which may be fewer than the labelled file has."""
+    args = parse("bc.py", drawn, num_labeled_trajectories=("all",), trajectories_per_file=1)
+    args.bc.batch_size = 300
+    with pytest.raises(SystemExit, match="--bc.batch-size 300: --data, or 8 labelled .* have only 39"):
+        bc.load_data(args)
+    args.trajectories_per_file = None
+    bc.load_data(args)
 
 
 @pytest.mark.parametrize("flags", [[], ["--track"]])

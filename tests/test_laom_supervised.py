@@ -92,9 +92,11 @@ def test_target_moves_when_due(args, target_update_every, moved):
 
 def test_without_a_slow_copy_the_target_is_the_encoder(args):
     args.lam.target = "stop_grad"
-    for state in train_briefly(args, Dataset(args.data, args)):
+    history = train_briefly(args, Dataset(args.data, args))
+    for state in history:
         for name, value in state["target"].items():
             assert torch.equal(value, state["lam"][f"encoder.{name}"])
+    assert not torch.equal(history[0]["target"]["0.weight"], history[-1]["target"]["0.weight"])
 
 
 def test_probes_send_no_gradient_to_the_lam(args):

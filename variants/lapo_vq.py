@@ -116,7 +116,7 @@ class EvalArgs:
 class Args:
     data: tuple[str, ...] = ("data/cheetah-run__scale_easy_video_hard__train.hdf5",)
     """training trajectories: files of collect_data.py or of the paper's release, or quoted globs"""
-    trajectories_per_file: int | None = None  # take so many from each file of the data (Figure 10: 1666)
+    trajectories_per_file: int | None = None  # of each file of --data, not of the labels (Figure 10: 1666)
     labeled_data: tuple[str, ...] = ()  # files with labels, else the data; perhaps of another task
     eval_data: tuple[str, ...] = ()  # files with unseen videos; else those named val beside the labelled
     raw_actions: bool = False  # keep the labels of a released file as they are, unclipped means
@@ -707,7 +707,7 @@ class Dataset:
     states: float32 (N, S)
     actions: float32 (N, A), of the paper's tasks clipped to [-1, 1], as its files hold unclipped means;
         --raw-actions leaves them
-    expert_actions: float32 (N, A), without the noise of collect_data.py --action-noise
+    expert_actions: float32 (N, A), the mean of actions over the noise of collect_data.py --action-noise
     first, last, trajectory: int64 (N,), ends and number of each frame's trajectory
     shuffle: a fixed order of the trajectories, whose beginnings are the label budgets
     max_transitions: transitions() answers with at most so many, in a rehearsal
@@ -813,7 +813,7 @@ class Dataset:
         """What the data hold, wherever the files lie: attributes, lengths, actions, 64 frames."""
         attributes = sorted(f"{name}: {value}" for name, value in self.attributes.items())
         rows = self.some_rows()
-        contents = (self.last, self.actions, self.gather(rows).cpu())
+        contents = (self.last, self.actions, self.expert_actions, self.gather(rows).cpu())
         return b"".join([repr(attributes).encode(), *(content.numpy().tobytes() for content in contents)])
 
     def future(self, index, max_offset, generator):
@@ -994,23 +994,26 @@ class Run:
             self.lock()
         if WORLD_SIZE > 1:
             dist.barrier()  # the first rank has locked the folder
-        self.checkpoint = {"stage": None, "hours": 0, "metrics_size": 0}
-        if os.path.exists(f"{folder}/checkpoint.pt"):
+        self.checkpoint = {"stage": None, "hours": 0, "core_hours": 0, "metrics_size": 0}
+        stopped = os.path.exists(f"{folder}/checkpoint.pt")
+        if stopped:
             self.checkpoint = load(f"{folder}/checkpoint.pt")
         self.results = read_json(f"{folder}/results.json")
         if WORLD_SIZE > 1:
             dist.barrier()  # all have read them before the first rank writes
-        self.hours_before = max(self.checkpoint["hours"], self.results.get("hours", 0))
+        self.spent_before = {}
+        for name in ("hours", "core_hours"):
+            self.spent_before[name] = max(self.checkpoint[name], self.results.get(name, 0))
         budgets = self.checkpoint.get("budgets", self.results.get("budgets", {}))
         self.budgets = []
         for budget in args.num_labeled_trajectories if data.has_actions else ():
             if budgets.get(str(budget), {}).get("evaluation") != evaluation:
                 self.budgets.append(budget)
-        self.finished = not self.budgets and self.results.get("budgets") == budgets
+        self.finished = bool(self.results) and not self.budgets and not stopped
         self.tracker = None
         if RANK > 0 or self.finished:
             return
-        if not os.path.exists(f"{folder}/checkpoint.pt"):  # it begins, or had finished
+        if not stopped:  # it begins, or had finished
             self.checkpoint["metrics_size"] = os.path.getsize(self.metrics.name)
         self.metrics.seek(self.checkpoint["metrics_size"])
         self.metrics.truncate()  # what was logged after the checkpoint comes again
@@ -1037,7 +1040,7 @@ class Run:
         sys.modules[__name__].__file__ = f"{folder}/{SCRIPT.name}"  # what evaluation's workers import
         if self.tracker:
             self.tracker.save(f"{folder}/{SCRIPT.name}", folder)
-        if not os.path.exists(f"{folder}/checkpoint.pt"):
+        if not stopped:
             self.save_checkpoint({"stage": None})
         print(f"run folder: {folder} ({args.precision})")
 
@@ -1121,13 +1124,17 @@ class Run:
         self.write_record(self.stage, {"step": step + 1} | record)
 
     def write_record(self, stage, record):
-        record = {"stage": stage, "hours": round(self.hours(), 4)} | without_nan(record)
+        record = {"stage": stage, "hours": round(self.spent()["hours"], 4)} | without_nan(record)
         print(json.dumps(record), file=self.metrics, flush=True)
         if self.tracker:
             self.tracker.log(record)
 
-    def hours(self):
-        return self.hours_before + (time.time() - self.began) / 3600
+    def spent(self):
+        """Wall hours and core hours, also those before the run was continued."""
+        hours = (time.time() - self.began) / 3600
+        core_hours = hours * torch.get_num_threads() * WORLD_SIZE
+        before = self.spent_before
+        return {"hours": before["hours"] + hours, "core_hours": before["core_hours"] + core_hours}
 
     def say(self, text):
         if RANK == 0:
@@ -1143,7 +1150,7 @@ class Run:
     def save_checkpoint(self, checkpoint):
         if RANK == 0:
             os.fsync(self.metrics.fileno())
-            now = {"hours": self.hours(), "metrics_size": self.metrics.tell()}
+            now = self.spent() | {"metrics_size": self.metrics.tell()}
             self.save("checkpoint.pt", checkpoint | now | {"budgets": self.results["budgets"]})
 
     def save(self, file_name, content):
@@ -1185,12 +1192,11 @@ class Run:
 
                 self.tracker.log({f"rollout_{budget}": wandb.Video(path)})
         self.results["budgets"][str(budget)] = without_nan(measures)
-        self.save_checkpoint({"stage": None})  # with the budget, whose lines it counts
+        self.save_checkpoint(self.checkpoint)  # with the budget, whose lines it counts
         self.save_results()
 
     def save_results(self):
-        self.results["hours"] = self.hours()
-        self.results["core_hours"] = self.hours() * torch.get_num_threads() * WORLD_SIZE
+        self.results |= self.spent()
         self.save("results.json", json.dumps(without_nan(self.results), indent=2))
         if self.tracker:
             self.tracker.summary.update(self.results)
@@ -1473,7 +1479,7 @@ def to_cartesian(position):
 
 
 class RepeatAction(gym.Wrapper):
-    """Each action acts for several simulation steps, whose rewards are summed."""
+    """Each action acts for several steps, whose rewards are summed, or until the episode ends."""
 
     def __init__(self, env, action_repeat):
         super().__init__(env)
@@ -1484,6 +1490,8 @@ class RepeatAction(gym.Wrapper):
         for _ in range(self.action_repeat):
             observation, reward, terminated, truncated, info = self.env.step(action)
             total += reward
+            if terminated or truncated:
+                break
         return observation, total, terminated, truncated, info
 
 
@@ -1584,7 +1592,8 @@ def find_environments(args, data):
     suite = importlib.metadata.distribution("dm_control").locate_file("dm_control/suite")
     if args.eval.env_id:
         pick_rendering_backend()
-        environments["environment"] = partial(make_gym_env, args.eval.env_id, data.actions.shape[1:])
+        shape = data.actions.shape[1:]
+        environments["environment"] = partial(make_gym_env, args.eval.env_id, shape, data.action_repeat)
     elif Path(suite, f"{data.task.split('-')[0]}.py").exists():
         pick_rendering_backend()
         difficulty = data.difficulty
@@ -1610,10 +1619,11 @@ def find_environments(args, data):
     return environments, evaluation
 
 
-def make_gym_env(env_id, action_shape):
+def make_gym_env(env_id, action_shape, action_repeat):
     """Any Gymnasium environment with Box actions, as pictures: uint8 (64, 64, 3)."""
     try:
-        env = gym.wrappers.AddRenderObservation(gym.make(env_id, render_mode="rgb_array"))
+        env = RepeatAction(gym.make(env_id, render_mode="rgb_array"), action_repeat)
+        env = gym.wrappers.AddRenderObservation(env)
     except (gym.error.Error, ImportError) as error:
         raise SystemExit(f"error: --eval.env-id {env_id}: {error}")
     if env.action_space.shape != action_shape:
@@ -1862,8 +1872,8 @@ def load_data(args):
     for flag, size in (("--lam.batch-size", args.lam.batch_size), ("--bc.batch-size", args.bc.batch_size)):
         if num_transitions < size:
             raise SystemExit(f"error: {flag} {size}: {data.paths[0]} has only {num_transitions} transitions")
-    if len(data.shuffle) < 2:
-        raise SystemExit(f"error: {data.paths[0]}: one trajectory cannot be split for probes")
+    if not split_for_probes(args, labeled_data, eval_data)[1]:
+        raise SystemExit(f"error: {eval_data.paths[0]}: one trajectory is too few to fit and to test probes")
     fewest = labeled_data.transitions(labeled_data.shuffle[: min(budgets)])
     if len(fewest) == 0:
         raise SystemExit(f"error: {min(budgets)} labelled trajectories of {source} have no two frames")
@@ -1908,8 +1918,8 @@ def main(args):
     datasets = load_data(args)
     _, labeled_data, _ = datasets
     folder, identity = find_folder(args, *datasets)
-    known = read_json(f"{folder}/args.json").get("num_labeled_trajectories", ())
-    args.num_labeled_trajectories = tuple(dict.fromkeys([*known, *args.num_labeled_trajectories]))
+    finished = map(int, read_json(f"{folder}/results.json").get("budgets", ()))
+    args.num_labeled_trajectories = tuple(dict.fromkeys([*args.num_labeled_trajectories, *finished]))
     environments, evaluation = find_environments(args, labeled_data)
     evaluation["largest_budget"] = max(args.num_labeled_trajectories)  # probes are fitted behind it
     began = any(os.path.exists(f"{folder}/{name}") for name in ("checkpoint.pt", "results.json"))
