@@ -47,11 +47,10 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
-# Of short_file's 147 transitions: 9 updates an epoch. Every update is logged and saved.
+# Of short_file's 147 transitions: 9 updates an epoch. Every update is logged.
 TINY = {
     "rehearsal": False,
     "log_interval": 1,
-    "checkpoint_minutes": 0,
     "device": "cpu",
     "precision": "fp32",
     "compile": False,

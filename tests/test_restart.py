@@ -39,6 +39,8 @@ import bc
 import laom
 import laom_supervised
 
+ALWAYS = ("--checkpoint-minutes", 0)  # saves at every update, as a life with a blow does
+
 
 def live_through(script: str, argv: list[str], blows: list, tmp_path: Path, **kwargs) -> Path:
     """The folder of a run that is hit, and begun again with the same command, until it ends.
@@ -154,7 +156,7 @@ def test_killed_at_any_time_between_two_budgets(unbroken, short_file, tmp_path):
         Blow("eval", "results.json", "before"),  # the checkpoint knows them
         Blow("actor_1", "line", "half"),
     ]
-    folder = live_through("bc.py", argv, [*planned, *times], tmp_path, stages_only=True)
+    folder = live_through("bc.py", [*argv, *ALWAYS], [*planned, *times], tmp_path, stages_only=True)
     assert_same_bits(expected(), folder)
 
 
@@ -187,7 +189,7 @@ def test_full_disk(unbroken, short_file, tmp_path):
     runs = tmp_path / "runs"
     expected = unbroken("bc.py", argv, stages_only=True)
     for room in (100_000, 0):
-        process = start(ROOT / "bc.py", *argv, "--runs", runs)
+        process = start(ROOT / "bc.py", *argv, *ALWAYS, "--runs", runs)
         started = time.time()
 
         def has_begun(since=started):
@@ -210,7 +212,7 @@ def test_full_disk(unbroken, short_file, tmp_path):
 def new_run(short_file, tmp_path, monkeypatch):
     """Begins a run of bc.py in this process, or continues it."""
     monkeypatch.setattr(signal, "signal", lambda *handler: None)  # pytest keeps its own
-    args = parse("bc.py", short_file, runs=tmp_path / "runs")
+    args = parse("bc.py", short_file, runs=tmp_path / "runs", checkpoint_minutes=0)
     datasets = bc.load_data(args)
     return lambda: bc.Run(args, *bc.find_folder(args, *datasets), datasets[1], {})
 
@@ -408,7 +410,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on(unbroken, short_file, tmp_path
     argv = command_of_ranks("bc.py", short_file)
     runs = tmp_path / "runs"
     expected = unbroken("bc.py", argv, stages_only=True)
-    process = start(*TORCHRUN, ROOT / "bc.py", *argv, "--runs", runs)
+    process = start(*TORCHRUN, ROOT / "bc.py", *argv, *ALWAYS, "--runs", runs)
     wait_for(process, lambda: any(path.read_text().count("\n") > 2 for path in runs.glob("*/metrics.jsonl")))
     children = []
     for path in Path(f"/proc/{process.pid}/task").glob("*/children"):
