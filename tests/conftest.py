@@ -76,7 +76,6 @@ TINY = {
     "eval.max_steps": 20,
 }
 OWN = {
-    "lapo.py": {"num_labeled_trajectories": (1, 2)},
     "laom.py": {"num_labeled_trajectories": (1, 2)},
     "bc.py": {"num_labeled_trajectories": ("all", 1)},
     "variants/lapo_vq.py": {"lam.latent_action_dim": 128},
