@@ -242,9 +242,9 @@ def other_task(collect_short, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def clean_file(collect_short, tmp_path_factory) -> Path:
-    """Twenty short trajectories without distractors, and four for evaluation: enough to learn from."""
+    """Eight short trajectories without distractors, and two for evaluation: enough to learn from."""
     folder = tmp_path_factory.mktemp("clean")
-    words = "--difficulty vanilla --num-trajectories 20 --num-eval-trajectories 4 --num-workers 2"
+    words = "--difficulty vanilla --num-trajectories 8 --num-eval-trajectories 2 --num-workers 1"
     collect_short.main(collect_short.parse_args([*words.split(), "--output", str(folder)]))
     return folder / "cheetah-run__vanilla__train.hdf5"
 
