@@ -265,7 +265,7 @@ def test_second_process_on_one_folder(collect, collected, capsys):
     """The second one waits for the first, so that commands that share data may begin side by side."""
     file = open(collected / ".lock", "w")  # noqa: SIM115 another thread closes it
     fcntl.flock(file, fcntl.LOCK_EX)
-    threading.Timer(4, file.close).start()
+    threading.Timer(1, file.close).start()
     collect(collected, *NUMBERS)
     assert file.closed and "another process collects in" in capsys.readouterr().out
 
