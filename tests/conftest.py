@@ -4,6 +4,7 @@ procedural videos. And the tiny recipe, with which the training scripts run to t
 
 import contextlib
 import copy
+import fcntl
 import importlib
 import importlib.util
 import json
@@ -47,11 +48,10 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
-# Of short_file's 147 transitions: 9 updates an epoch. Every update is logged and saved.
+# Of short_file's 147 transitions: 9 updates an epoch. Every update is logged.
 TINY = {
     "rehearsal": False,
     "log_interval": 1,
-    "checkpoint_minutes": 0,
     "device": "cpu",
     "precision": "fp32",
     "compile": False,
@@ -77,7 +77,6 @@ TINY = {
     "eval.max_steps": 20,
 }
 OWN = {
-    "lapo.py": {"num_labeled_trajectories": (1, 2)},
     "laom.py": {"num_labeled_trajectories": (1, 2)},
     "bc.py": {"num_labeled_trajectories": ("all", 1)},
     "variants/lapo_vq.py": {"lam.latent_action_dim": 128},
@@ -173,16 +172,36 @@ def own_streams(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def frames(tmp_path_factory) -> Path:
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A folder that is filled by the first of pytest-xdist's workers that asks for it; the others wait."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def once(name: str, fill: Callable[[Path], None]) -> Path:
+        folder = root / f"once_{name}"
+        with open(f"{folder}.lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                folder.mkdir()
+                fill(folder)
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def frames(once) -> Path:
     """A folder of folders of frames: three videos for training, two for evaluation."""
     from PIL import Image
 
-    folder = tmp_path_factory.mktemp("frames")
-    for video in range(5):
-        (folder / f"video{video}").mkdir()
-        for i, frame in enumerate(collect_data.dead_leaves_video(video, num_frames=6)):
-            Image.fromarray(frame).save(folder / f"video{video}" / f"{i:05d}.png")
-    return folder
+    def fill(folder: Path):
+        for video in range(5):
+            (folder / f"video{video}").mkdir()
+            for i, frame in enumerate(collect_data.dead_leaves_video(video, num_frames=6)):
+                Image.fromarray(frame).save(folder / f"video{video}" / f"{i:05d}.png")
+
+    return once("frames", fill)
 
 
 @pytest.fixture(scope="session")
@@ -199,12 +218,23 @@ def collect_short(tmp_path_factory, forks):
 
 
 @pytest.fixture(scope="session")
-def data_folder(collect_short, tmp_path_factory, frames) -> Path:
+def collect_once(collect_short, once) -> Callable[[str, str], Path]:
+    """A folder of this name with what is collected by these words."""
+
+    def collect_once(name: str, words: str) -> Path:
+        def fill(folder: Path):
+            collect_short.main(collect_short.parse_args([*words.split(), "--output", str(folder)]))
+
+        return once(name, fill)
+
+    return collect_once
+
+
+@pytest.fixture(scope="session")
+def data_folder(collect_once, frames) -> Path:
     """Three trajectories of 60 steps, and two for evaluation."""
-    folder = tmp_path_factory.mktemp("data")
-    words = f"--num-trajectories 3 --num-eval-trajectories 2 --num-workers 2 --backgrounds {frames}"
-    collect_short.main(collect_short.parse_args([*words.split(), "--output", str(folder)]))
-    return folder
+    words = "--num-trajectories 3 --num-eval-trajectories 2 --num-workers 1"
+    return collect_once("data", f"{words} --backgrounds {frames}")
 
 
 @pytest.fixture(scope="session")
@@ -218,37 +248,34 @@ def beside(path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def short_file(train_file, tmp_path_factory) -> Path:
+def short_file(train_file, once) -> Path:
     """The first 60, 50 and 40 steps of the collected trajectories; beside it a file for evaluation."""
-    folder = tmp_path_factory.mktemp("short")
-    for path in (train_file, beside(train_file)):
-        with h5py.File(path) as source, h5py.File(folder / path.name, "w") as file:
-            file.attrs.update(source.attrs)
-            file.attrs["backgrounds"] = os.path.relpath(path.parent / source.attrs["backgrounds"], folder)
-            for trajectory, length in zip(sorted(source), (60, 50, 40)):
-                for array in source[trajectory]:
-                    file.create_dataset(f"{trajectory}/{array}", data=source[trajectory][array][:length])
-                file[trajectory].attrs.update(source[trajectory].attrs)
-    return folder / train_file.name
+
+    def fill(folder: Path):
+        for path in (train_file, beside(train_file)):
+            with h5py.File(path) as source, h5py.File(folder / path.name, "w") as file:
+                file.attrs.update(source.attrs)
+                file.attrs["backgrounds"] = os.path.relpath(path.parent / source.attrs["backgrounds"], folder)
+                for trajectory, length in zip(sorted(source), (60, 50, 40)):
+                    for array in source[trajectory]:
+                        file.create_dataset(f"{trajectory}/{array}", data=source[trajectory][array][:length])
+                    file[trajectory].attrs.update(source[trajectory].attrs)
+
+    return once("short", fill) / train_file.name
 
 
 @pytest.fixture(scope="session")
-def other_task(collect_short, tmp_path_factory) -> Path:
+def other_task(collect_once) -> Path:
     """Two short trajectories of walker-run without distractors, and one for evaluation."""
-    folder = tmp_path_factory.mktemp("walker")
     words = "--task walker-run --difficulty vanilla --num-trajectories 2 --num-eval-trajectories 1"
-    words = [*words.split(), "--num-workers", "1", "--output", str(folder)]
-    collect_short.main(collect_short.parse_args(words))
-    return folder / "walker-run__vanilla__train.hdf5"
+    return collect_once("walker", f"{words} --num-workers 1") / "walker-run__vanilla__train.hdf5"
 
 
 @pytest.fixture(scope="session")
-def clean_file(collect_short, tmp_path_factory) -> Path:
-    """Twenty short trajectories without distractors, and four for evaluation: enough to learn from."""
-    folder = tmp_path_factory.mktemp("clean")
-    words = "--difficulty vanilla --num-trajectories 20 --num-eval-trajectories 4 --num-workers 2"
-    collect_short.main(collect_short.parse_args([*words.split(), "--output", str(folder)]))
-    return folder / "cheetah-run__vanilla__train.hdf5"
+def clean_file(collect_once) -> Path:
+    """Eight short trajectories without distractors, and two for evaluation: enough to learn from."""
+    words = "--difficulty vanilla --num-trajectories 8 --num-eval-trajectories 2 --num-workers 1"
+    return collect_once("clean", words) / "cheetah-run__vanilla__train.hdf5"
 
 
 def as_recorded_by_others(path: Path, target: Path, lengths=(60, 40, 50), videos: bool = False) -> Path:
@@ -306,9 +333,17 @@ def unbroken(forks, tmp_path_factory) -> Callable:
 
 
 @pytest.fixture(scope="session")
-def finished(unbroken, short_file) -> Callable[[str], Path]:
+def finished(forks, once, short_file) -> Callable[[str], Path]:
     """The folder of a script's run with the tiny recipe, rehearsed."""
-    return lambda script: unbroken(script, command(script, short_file, rehearsal=True))()
+
+    def finished(script: str) -> Path:
+        def fill(folder: Path):
+            argv = [*command(script, short_file, rehearsal=True), "--runs", folder / "runs"]
+            assert lives.end(lives.start(script, argv, folder / "log")) == 0, (folder / "log").read_text()
+
+        return only_one(once(Path(script).stem, fill) / "runs")
+
+    return finished
 
 
 def weights(folder: Path) -> dict:

@@ -6,12 +6,12 @@ import bc
 
 
 def test_it_beats_random_actions(clean_file, forks):
-    changes = {"num_labeled_trajectories": ("all",), "bc__learning_rate": 4e-3, "bc__batch_size": 48}
+    changes = {"num_labeled_trajectories": ("all",), "bc__learning_rate": 4e-3, "bc__batch_size": 32}
     args = parse("bc.py", clean_file, eval__num_episodes=2, eval__max_steps=60, **changes)
     data, _, eval_data = bc.load_data(args)
     index = data.transitions(data.shuffle)
-    recorder = Recorder(200, keep=False)
-    actor = bc.train_actor(args, data, index, 200, "actor_all", recorder)
+    recorder = Recorder(120, keep=False)
+    actor = bc.train_actor(args, data, index, 120, "actor_all", recorder)
     assert bc.policy_errors(args, actor, eval_data)["policy_mse_over_var/unseen_videos"] < 0.7
     environments, _ = bc.find_environments(args, data)
     returns, _ = bc.evaluate(args, environments, actor, recorder)

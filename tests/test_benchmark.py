@@ -203,17 +203,20 @@ def test_a_variant_alone_is_printed(tmp_path, capsys):
         commands.main(commands.Args(("figure_99",)))
 
 
-def test_xargs_runs_a_line_and_goes_on_after_a_signal(tmp_path):
-    """In a folder whose name has a space and a quote, with SIGTERM in between."""
+def test_xargs_runs_a_line_and_goes_on_after_a_signal(clean_file, tmp_path):
+    """In a folder whose name has a space and a quote, with SIGTERM in between. Its data are there already."""
     small = "--device cpu --no-compile --precision fp32 --eval.num-episodes 1 --eval.num-workers 1"
-    small += " --eval.max-steps 5 --bc.num-epochs 1 --bc.batch-size 64 --bc.encoder-scale 1 --log-interval 1"
+    small += " --no-rehearsal --log-interval 1 --eval.max-steps 5 --bc.num-epochs 1 --bc.batch-size 64"
     lam = "--lam.num-epochs 1 --lam.batch-size 16 --lam.latent-action-dim 8 --decoder.num-updates 5"
     folder = tmp_path / "Ann's runs"
+    shutil.copytree(clean_file.parent, folder / "data")
     scale = dataclasses.replace(
         SCALES["demo"],
         data=f"{folder}/data",
-        num_trajectories=2,
-        num_eval_trajectories=1,
+        action_repeat=1,
+        action_noise=0,
+        num_trajectories=8,
+        num_eval_trajectories=2,
         budgets=(1,),
         methods={name: f"{name}.py demo {small}" for name in METHODS},
     )

@@ -68,7 +68,7 @@ def test_every_field_has_its_help(script, preset, capsys, monkeypatch):
     assert not silent, f"no help: {silent}"
 
 
-@pytest.mark.parametrize("script", ["laom.py", "collect_data.py", "experts/sac.py", "benchmark/plot.py"])
+@pytest.mark.parametrize("script", ["experts/sac.py", "benchmark/plot.py"])
 def test_help(script):
     result = run(script, "--help")
     assert result.returncode == 0 and len(result.stdout) > 500, result.stderr
@@ -157,13 +157,6 @@ def test_a_device_that_is_none(script, short_file, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="^error: --device banana: .*$"):
         module(script).main(args)
     assert not list(tmp_path.iterdir())
-
-
-def test_an_error_is_one_line_and_no_traceback(tmp_path):
-    result = run("laom.py", "demo", "--data", "nowhere.hdf5", "--runs", tmp_path / "runs")
-    assert result.returncode == 1 and not (tmp_path / "runs").exists() and not result.stdout
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: nowhere.hdf5 is no dataset")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

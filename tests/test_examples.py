@@ -224,7 +224,8 @@ def test_lerobot(layout, datasets, forks, tmp_path):
     ]
     convert("lerobot_to_hdf5", *words)
     check(tmp_path / "data/lerobot-circles", tolerance=1.5)
-    check_training(tmp_path / "data/lerobot-circles", tmp_path)
+    if layout == "v3.0":  # the other file is the same
+        check_training(tmp_path / "data/lerobot-circles", tmp_path)
 
 
 def shorten_video(folder):

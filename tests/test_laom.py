@@ -150,7 +150,7 @@ def test_files_with_a_separate_labelled_file(forks, train_file, tmp_path):
     val = as_recorded_by_others(beside(train_file), tmp_path / "val.hdf5")
     labeled = as_recorded_by_others(train_file, tmp_path / "labeled.hdf5", lengths=(50, 50))
     changes = {"labeled_data": labeled, "eval_data": val, "num_labeled_trajectories": (2,)}
-    changes["eval__backgrounds"] = train_file.parent / "backgrounds" / "frames0"
+    changes["eval__backgrounds"] = train_file.parent / "backgrounds" / "once_frames"
     results = live("laom.py", [*command("laom.py", train, **SHORT, **changes), "--rehearsal"], tmp_path)
     assert results["budgets"].keys() == {"2"}
     assert results["dataset_return"] > 0 and results["random_return"] is None

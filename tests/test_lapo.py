@@ -58,13 +58,13 @@ def test_it_finds_actions_where_nothing_distracts(tmp_path):
     files = [str(tmp_path / name) for name in ("train.hdf5", "val.hdf5")]
     write_tinted(files[0], num_trajectories=10, seed=0)
     write_tinted(files[1], num_trajectories=2, seed=1)
-    changes = {"lam__num_epochs": 4, "lam__learning_rate": 2e-3, "lam__warmup_epochs": 0.3}
+    changes = {"lam__num_epochs": 3, "lam__learning_rate": 2e-3, "lam__warmup_epochs": 0.3}
     changes |= {"lam__latent_action_dim": 16, "lam__future_obs_offset": 1, "lam__quantizer": "none"}
     args = parse("lapo.py", files[0], **changes)
     data, eval_data = (lapo.Dataset((file,), args) for file in files)
     torch.manual_seed(0)
     untrained = lapo.held_out_probe(args, lapo.LAM(args.lam, 3), data, eval_data)
-    lam = lapo.train_lam(args, data, "lam", Recorder(240, keep=False))
+    lam = lapo.train_lam(args, data, "lam", Recorder(180, keep=False))
     results = lapo.held_out_probe(args, lam, data, eval_data)
     for videos in ("seen_videos", "unseen_videos"):
         trained = results[f"action_probe_mse_over_var/{videos}"]

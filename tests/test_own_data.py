@@ -286,7 +286,7 @@ def test_an_environment_that_does_not_fit(env_id, message, pendulum, forks, tmp_
 def test_an_environment_and_an_opengl_that_is_none(pendulum, tmp_path):
     words = [*short("bc.py", pendulum), "--eval.env-id", "InvertedPendulum-v5", "--runs", tmp_path / "runs"]
     result = run("bc.py", *words, env=os.environ | {"MUJOCO_GL": "nonsense"})
-    assert result.returncode == 1 and not (tmp_path / "runs").exists()
+    assert result.returncode == 1 and not (tmp_path / "runs").exists() and not result.stdout
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: no OpenGL to render with: MUJOCO_GL=nonsense: ")
 

@@ -100,12 +100,9 @@ def draw(kind: str, size: int, num_rows: int, seed: int) -> tuple[torch.Tensor, 
     return z, actions, plan
 
 
-@pytest.mark.parametrize("num_rows", [5_000, 50_000])
-@pytest.mark.parametrize("size", [16, 256, 1_024])
+@pytest.mark.parametrize(("size", "num_rows"), [(16, 5_000), (256, 5_000), (1_024, 5_000), (256, 50_000)])
 @pytest.mark.parametrize("kind", ["noise", "rank 8", "times 100", "knows the action"])
 def test_the_size_of_z_does_not_matter(kind, size, num_rows):
-    if num_rows == 50_000 and size == 1_024 and kind != "noise":
-        pytest.skip("half a minute for what the smaller ones show")
     fitted = draw(kind, size, num_rows, seed=1)
     held_out = draw(kind, size, 20_000, seed=2)
     measured = laom.perturbation_errors("", "here", fitted, held_out)
