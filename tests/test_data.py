@@ -300,7 +300,6 @@ def short_first(file):
     [
         (one_frame_each, "no trajectory has two frames"),
         (constant_actions, "all actions are the same"),
-        (one_trajectory, "one trajectory cannot be split for probes"),
         (short_first, "1 labelled trajectories of .* have no two frames"),
     ],
 )
@@ -310,6 +309,19 @@ def test_data_from_which_nothing_is_learned_get_one_line(change, message, short_
     edit(tmp_path / short_file.name, change)
     args = parse("laom.py", tmp_path / short_file.name, num_labeled_trajectories=(1,))
     with pytest.raises(SystemExit, match=f"^error: .*{message}$"):
+        laom.load_data(args)
+
+
+def test_probes_need_two_trajectories(short_file, tmp_path):
+    """Of which one may be in the evaluation file's half."""
+    for path in (short_file, beside(short_file)):
+        shutil.copy(path, tmp_path)
+    train_file = tmp_path / short_file.name
+    args = parse("laom.py", train_file, num_labeled_trajectories=(1,))
+    edit(train_file, one_trajectory)
+    laom.load_data(args)
+    edit(beside(train_file), lambda file: file.pop("1"))
+    with pytest.raises(SystemExit, match="^error: .*val.hdf5: one trajectory is too few to fit and to test"):
         laom.load_data(args)
 
 

@@ -74,7 +74,7 @@ def test_no_rehearsal(begin, short_file, monkeypatch):
     folder, _ = laom.find_folder(args, *laom.load_data(args))
     for name in ("checkpoint.pt", "results.json"):
         Path(folder).mkdir(parents=True)
-        Path(folder, name).touch()
+        Path(folder, name).write_text("{}")
         with pytest.raises(Begun):
             begin()
         shutil.rmtree(folder)
