@@ -604,6 +604,13 @@ def test_a_figure_has_the_tasks_and_seeds_that_all_have(writer):
     assert "seeds 0, 1" in words and "VQ: seed 0" in words
 
 
+def test_a_run_of_which_half_is_measured_anew_has_not_finished(writer):
+    folder = writer.run("laom")
+    assert results.is_finished(folder)
+    writer.change(folder, "8", evaluation={"num_episodes": 100})
+    assert not results.is_finished(folder)
+
+
 def test_the_run_with_the_most_budgets_counts_then_the_newest(writer, capsys):
     """A run that has not finished its budgets counts nothing."""
     first = writer.run("laom")
