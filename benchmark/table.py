@@ -13,9 +13,9 @@ on the evaluation file. perturbation_r2: what z tells of the noise in the action
 the expert's actions without it. Returns are mean ± standard deviation over the evaluation's episodes. With
 --mean they are over seeds.
 
---compare takes the ratio for each task and seed that both have, and prints their geometric mean over seeds,
-each with its mean over tasks, and its 95% t interval, on seen and on unseen videos: for shares (R²) the ratio
-of what is unexplained, 1 - R². Better needs this interval and that of all ratios to lie on the same side of
+--compare takes the ratio for each task and seed that both have, on seen and on unseen videos. Of shares (R²)
+it takes what is unexplained, 1 - R². A seed counts by its mean over tasks. The cells are the geometric mean
+over seeds and its 95% t interval. Better needs this interval and that of all ratios to lie on the same side of
 1. A run's name is its script's, or that of its folder in the benchmark.
 """
 
