@@ -15,9 +15,8 @@ the expert's actions without it. Returns are mean ± standard deviation over the
 
 --compare takes the ratio for each task and seed that both have, on seen and on unseen videos. Of shares (R²)
 it takes what is unexplained, 1 - R². A seed counts by its mean over tasks. The cells are the geometric mean
-over seeds and its 95% t interval. Better needs this interval
-and that of all ratios to lie on the same side of 1. A run's name is its script's, or that of its folder in
-the benchmark.
+over seeds and its 95% t interval. Better needs this interval and that of all ratios to lie on one side of 1.
+A run's name is its script's, or that of its folder in the benchmark.
 """
 
 import signal
