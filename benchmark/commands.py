@@ -53,9 +53,7 @@ class Scale:
     smaller_dims: tuple[int, ...]  # sizes of z in Figures 9 and 12, beside the method's own
     laom_augments: bool  # whether LAOM augments unless a flag says otherwise
     data_per_seed: bool = False  # each seed has its own data, and so its own labels, in <data>/seed<n>
-    methods: dict[str, str] = field(
-        default_factory=dict
-    )  # method or variant → its script, preset and what differs from the preset
+    methods: dict[str, str] = field(default_factory=dict)  # method or variant → script, preset, other flags
     task_flags: dict[str, str] = field(default_factory=dict)  # task → further flags of its runs
     variants: dict[str, str] = field(default_factory=dict)  # variant → the method it is like
 
@@ -195,11 +193,8 @@ def with_variant(scale: Scale, script: str, like: str) -> Scale:
     """The scale with one script more, with the sizes of a method."""
     name = Path(script).stem
     sizes = scale.methods[like].partition(" ")[2]
-    return dataclasses.replace(
-        scale,
-        methods=scale.methods | {name: f"{shlex.quote(script)} {sizes}"},
-        variants=scale.variants | {name: like},
-    )
+    methods = scale.methods | {name: f"{shlex.quote(script)} {sizes}"}
+    return dataclasses.replace(scale, methods=methods, variants=scale.variants | {name: like})
 
 
 # ---- Runs: what stands behind `python`; --seed and --runs come later ---------------------------------------
@@ -213,7 +208,6 @@ def list_runs(scale: Scale, task: str, difficulty: str = DISTRACTORS, seed: int 
     methods = {name: f"{command} {flags}".strip() for name, command in scale.methods.items()}
     budgets = " ".join(map(str, scale.budgets))
     labels = f"--num-labeled-trajectories {budgets}"
-
     bc, idm, lapo, laom, supervised = [f"{methods[name]} --data {own}" for name in METHODS]
     runs = {
         "bc": f"{bc} --num-labeled-trajectories all {budgets}",
@@ -266,10 +260,10 @@ class Figure:
     about: str
     distractors: list[str] = field(default_factory=list)  # names of runs on data with distractors
     clean: list[str] = field(default_factory=list)  # and without
-    task: str | None = None  # where the paper takes a single task (a scale without it takes its own)
-    seeds: tuple[int, ...] = ()  # fewer than the scale's
+    tasks: tuple[str, ...] = ()  # those of the scale's that it takes; all of them where it has none of these
+    seeds: tuple[int, ...] = ()  # the same of seeds
     once: list[str] = field(default_factory=list)  # runs of which fewer seeds than the others' will do
-    part: tuple = (0, (), ())  # of the night: its number, tasks and seeds; the first part runs first
+    part: int = 0  # of the night: the first part runs first
     per_task: bool = False  # a panel for each task; the others are means over tasks
     reconstruct: bool = False  # draw what the embedding holds
 
@@ -290,9 +284,7 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
     dims += [f"laom_supervised_{dim}" for dim in scale.smaller_dims]
     figures = {
         "figure_01": Figure("all methods, with distractors", METHODS),
-        "figure_05": Figure(
-            "LAPO's latent actions with and without quantiser", quantizers, quantizers, once=quantizers[:1]
-        ),
+        "figure_05": Figure("LAPO with and without quantiser", quantizers, quantizers, once=quantizers[:1]),
         "figure_06": Figure("LAOM's changes to LAPO, one after the other", steps, [steps[0], steps[-1]]),
         "figure_07": Figure("LAPO and LAOM, with and without distractors", unsupervised, unsupervised),
         "figure_08": Figure("all methods by labels, with distractors", METHODS, per_task=True),
@@ -300,12 +292,11 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
         "figure_09bc": Figure("small latent actions", dims),
         "figure_10": Figure("pre-training on other tasks", cross),
         "figure_11": Figure("what embeddings hold", embeddings, seeds=(0,), reconstruct=True),
-        "figure_12ab": Figure("probes of latent actions and of embeddings", dims, task="walker-run"),
-        "figure_12c": Figure("LAOM with quantiser", ["laom", "laom_fsq"], task="walker-run"),
+        "figure_12ab": Figure("probes of latent actions and of embeddings", dims, tasks=("walker-run",)),
+        "figure_12c": Figure("LAOM with quantiser", ["laom", "laom_fsq"], tasks=("walker-run",)),
         "figure_13": Figure("all methods by labels, without distractors", clean=METHODS, per_task=True),
         "figure_14": Figure("pre-training on other tasks, each task", cross, per_task=True),
         "figure_15": Figure("all methods, without distractors", clean=METHODS),
-        "measures_and_returns": Figure("which measure predicts the return", METHODS[2:]),
         "table_3": Figure("BC on all labels", ["bc"], ["bc"]),
     }
     for figure in figures.values():
@@ -317,16 +308,16 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
 def list_night(scale: Scale) -> dict[str, Figure]:
     """What a machine does in one night, in the order in which it decides something; and the ladder."""
     methods = place_variants(scale, METHODS)
-    first_task, other_tasks = scale.tasks[:1], scale.tasks[1:]
-    first_seed, other_seeds = scale.seeds[:1], scale.seeds[1:]
     steps = list_figures(scale)["figure_06"].distractors
+    task, tasks = scale.tasks[:1], scale.tasks[1:]
+    seed, seeds = scale.seeds[:1], scale.seeds[1:]
     return {
-        "night_1": Figure("all methods, with distractors", methods, part=(1, first_task, first_seed)),
-        "night_2": Figure("the same on the other tasks", methods, part=(2, other_tasks, first_seed)),
-        "night_3": Figure("the same with the other seeds", methods, part=(3, scale.tasks, other_seeds)),
-        "night_4": Figure("without distractors", clean=methods, part=(4, first_task, scale.seeds)),
-        "ladder_1": Figure("Figure 6 with distractors", steps, part=(1, first_task, scale.seeds)),
-        "ladder_2": Figure("its first with FSQ", ["lapo_original_fsq"], part=(2, first_task, first_seed)),
+        "night_1": Figure("all methods, with distractors", methods, tasks=task, seeds=seed, part=1),
+        "night_2": Figure("the same on the other tasks", methods, tasks=tasks, seeds=seed, part=2),
+        "night_3": Figure("the same with the other seeds", methods, seeds=seeds, part=3),
+        "night_4": Figure("without distractors", clean=methods, tasks=task, part=4),
+        "ladder_1": Figure("Figure 6 with distractors", steps, tasks=task, part=1),
+        "ladder_2": Figure("with FSQ", ["lapo_original_fsq"], tasks=task, seeds=seed, part=2),
     }
 
 
@@ -397,27 +388,16 @@ def write_line(scale: Scale, name: str, task: str, difficulty: str, seed: int, r
     return " && ".join(f"python {command}" for command in commands)
 
 
-def list_lines(
-    scale: Scale, figures: dict[str, Figure], tasks: tuple[str, ...], seeds: tuple[int, ...], runs: str
-) -> list[str]:
-    """A line for each run of the figures, one seed of all methods first.
-
-    tasks, seeds: instead of the figures'; a part of the night keeps to its own.
-    """
+def list_lines(scale: Scale, figures: dict[str, Figure], runs: str) -> list[str]:
+    """A line for each run of the figures, one seed of all methods first."""
     chosen = {}  # (task, seed, name, difficulty) → part of the night, whether its embedding is drawn
     for figure in figures.values():
-        part, own_tasks, own_seeds = figure.part
-        if part:
-            figure_tasks = [task for task in own_tasks if task in (tasks or own_tasks)]
-            figure_seeds = [seed for seed in own_seeds if seed in (seeds or own_seeds)]
-        else:
-            own_tasks = (figure.task,) if figure.task in scale.tasks else scale.tasks
-            figure_tasks = tasks or own_tasks
-            figure_seeds = seeds or figure.seeds or scale.seeds
-        for (name, difficulty), task, seed in itertools.product(figure.runs, figure_tasks, figure_seeds):
+        tasks = [task for task in scale.tasks if task in figure.tasks] or scale.tasks
+        seeds = [seed for seed in scale.seeds if seed in figure.seeds] or scale.seeds
+        for (name, difficulty), task, seed in itertools.product(figure.runs, tasks, seeds):
             key = (ALL_TASKS.index(task), seed, name, difficulty)
-            first_part, draw = chosen.get(key, (part, False))
-            chosen[key] = (first_part, draw or figure.reconstruct)
+            part, draw = chosen.get(key, (figure.part, False))
+            chosen[key] = (part, draw or figure.reconstruct)
     lines = []
     for key in sorted(chosen, key=lambda key: (chosen[key][0], *key[:2])):
         task, seed, name, difficulty = key
@@ -433,8 +413,8 @@ class Args:
     what: Annotated[tuple[str, ...], tyro.conf.Positional]
     """figures, a night: figure_01, figure_09 (a and bc), table_3, night, all; none prints a list"""
     scale: Literal[tuple(SCALES)] = "demo"  # size of everything: an entry of SCALES
-    tasks: tuple[Literal[ALL_TASKS], ...] = ()  # instead of the scale's tasks; of the night's, these alone
-    seeds: tuple[int, ...] = ()  # instead of the scale's seeds; of the night's, these alone
+    tasks: tuple[Literal[ALL_TASKS], ...] = ()  # instead of the scale's tasks
+    seeds: tuple[int, ...] = ()  # instead of the scale's seeds
     script: Path | None = None  # a variant to run beside the methods of the figures, or alone
     like: Literal[tuple(METHODS)] | None = None  # the method whose sizes the variant gets
     data: str | None = None  # folder of the datasets, instead of the scale's
@@ -443,7 +423,8 @@ class Args:
 
 def main(args: Args):
     scale = SCALES[args.scale]
-    scale = dataclasses.replace(scale, data=args.data or scale.data)
+    for name in ("tasks", "seeds", "data"):
+        scale = dataclasses.replace(scale, **{name: getattr(args, name) or getattr(scale, name)})
     if (args.script is None) != (args.like is None):
         raise SystemExit("error: --script PATH and --like METHOD go together")
     if args.script:
@@ -461,7 +442,7 @@ def main(args: Args):
         for name, figure in known.items():
             print(f"{name:20} {figure.about}")
         return
-    print("\n".join(list_lines(scale, figures, args.tasks, args.seeds, f"{args.runs}/{args.scale}")))
+    print("\n".join(list_lines(scale, figures, f"{args.runs}/{args.scale}")))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
 """The paper's figures, each drawn from the runs of a scale beside the numbers that the paper prints.
 
-Lines and bars are means over tasks, of means over seeds; dots are seeds; vertical lines 95% intervals
-(stats.py); hollow diamonds the paper's numbers. One figure more asks which measure predicts the return. DRAW
-says which function draws which figure. Used by plot.py.
+Lines and bars are means over tasks, of means over seeds. Dots are seeds, vertical lines their 95% t
+intervals, hollow diamonds the paper's numbers. DRAW says which function draws which figure. Used by plot.py.
 """
 
-import math
 import textwrap
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-import stats
 from commands import ALL_TASKS, CLEAN, DISTRACTORS, Figure, list_figures
-from stats import MEASURES, PAPER_SMALL_Z, PAPER_SUPERVISION, Sample, Table, bootstrap, center, seed_means
+from stats import PAPER_SMALL_Z, PAPER_SUPERVISION, Table, Values, center, seed_means, t_interval
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -34,7 +31,6 @@ WHAT_Z_TELLS = [
     ("perturbation_r2", "blind_perturbation_r2", "R² of the perturbation"),
     ("plan_r2", "blind_plan_r2", "R² of the expert's action"),
 ]
-MARKERS = dict(zip(ALL_TASKS, "os^P"))
 
 # What the paper prints. Probe errors of Figures 5 and 6: its published logs.
 PAPER_SCORE = 0.44  # LAOM+supervision, 128 of 5,000 trajectories labelled, mean of four tasks (Figure 1)
@@ -95,7 +91,7 @@ def draw_probes(table: Table, name: str):
     """
     about = list_figures(table.scale)[name]
     columns = about.distractors
-    shown = [row for row in WHAT_Z_TELLS if table.sample("lapo_original", DISTRACTORS, row[0])]
+    shown = [row for row in WHAT_Z_TELLS if table.get("lapo_original", DISTRACTORS, row[0])]
     if not shown:
         return None
     figure, axes = begin(table, name, rows=len(shown), width=6)
@@ -125,8 +121,8 @@ def draw_settings(table: Table, about: Figure, ax, measure: str, blind: str, pap
         label, color = SETTINGS[difficulty]
         for run_name in names:
             x = about.distractors.index(run_name) + shift
-            found = table.sample(run_name, difficulty, measure)
-            found_blind = table.sample(run_name, difficulty, blind)
+            found = table.get(run_name, difficulty, measure)
+            found_blind = table.get(run_name, difficulty, blind)
             if found:
                 bar(ax, x, found, color, 0.38, label)
             if found_blind:
@@ -159,7 +155,7 @@ def draw_curves(table: Table, name: str):
             samples = {}
             for budget in table.budgets:
                 scores = table.scores(run_name, difficulty, budget)
-                samples[budget] = {task: seeds for task, seeds in scores.items() if task in panel}
+                samples[budget] = {key: score for key, score in scores.items() if key[0] in panel}
             curve(ax, samples, color, label, shift, **style)
         powers_of_two(ax, table.budgets, "labelled trajectories")
         difficulties = [kind for kind in (DISTRACTORS, CLEAN) if tasks_of(table, about.runs, kind)]
@@ -177,7 +173,7 @@ def draw_unseen(table: Table, name: str):
         samples = {}
         for budget in table.budgets:
             measure = "labelled_error/unseen_videos"
-            samples[budget] = table.sample(run_name, DISTRACTORS, measure, budget=budget)
+            samples[budget] = table.get(run_name, DISTRACTORS, measure, budget=budget)
         shift = 0.08 * (i - (len(names) - 1) / 2)
         curve(ax, samples, color_of(table, run_name), label_of(run_name), shift)
     powers_of_two(ax, table.budgets, "labelled trajectories")
@@ -196,7 +192,7 @@ def draw_small_z(table: Table, name: str):
         color, label = COLORS[run_name], LABELS[run_name]
         names = by_size(table, run_name)
         sizes |= set(names)
-        probes = {size: table.sample(name, DISTRACTORS, "action_probe") for size, name in names.items()}
+        probes = {size: table.get(name, DISTRACTORS, "action_probe") for size, name in names.items()}
         curve(probe_ax, probes, color, label, shift)
 
         scores = {size: table.scores(name, DISTRACTORS, most_labels) for size, name in names.items()}
@@ -204,7 +200,9 @@ def draw_small_z(table: Table, name: str):
         if not scores:
             continue
         largest = max(center(scores[max(scores)]), 1e-9)
-        relative = {size: stats.scaled(found, 1 / largest) for size, found in scores.items()}
+        relative = {}
+        for size, found in scores.items():
+            relative[size] = {key: score / largest for key, score in found.items()}
         curve(return_ax, relative, color, label, shift)
         paper = PAPER_SMALL_Z[run_name]
         hollow = HOLLOW | {"markeredgecolor": color}
@@ -229,8 +227,8 @@ def draw_embedding_probes(table: Table, name: str):
             continue
         of_z, of_embedding = {}, {}
         for size, name in names.items():
-            of_z[size] = table.sample(name, DISTRACTORS, "online_action_probe_mse")
-            of_embedding[size] = table.sample(name, DISTRACTORS, "online_obs_action_probe_mse")
+            of_z[size] = table.get(name, DISTRACTORS, "online_action_probe_mse")
+            of_embedding[size] = table.get(name, DISTRACTORS, "online_obs_action_probe_mse")
         curve(ax, of_z, COLORS[run_name], f"{LABELS[run_name]}, from z", -0.05)
         curve(ax, of_embedding, "#555555", f"{LABELS[run_name]}, from the embedding", 0.05)
         powers_of_two(ax, list(names), "size of z")
@@ -262,37 +260,6 @@ def draw_reconstructions(table: Table, name: str):
     return figure
 
 
-def draw_measures(table: Table, name: str):
-    """Each measure of a run against its score, what should be better to the right."""
-    found = {}
-    for measure in MEASURES:
-        points = stats.measure_and_score(table, measure, table.videos)
-        if points and measure != "return_mean":
-            found[measure] = points
-    if not found:
-        return None
-    panels = min(3, len(found))
-    figure, axes = begin(table, name, panels, rows=math.ceil(len(found) / panels))
-    for ax, (measure, points) in zip(axes, found.items()):
-        for (run_name, task, _), (number, score) in points.items():
-            color, label = color_of(table, run_name), f"{label_of(run_name)}, {task}"
-            ax.plot(number, score, MARKERS[task], color=color, label=label, alpha=0.8)
-        if MEASURES[measure].better == "low":
-            ax.invert_xaxis()
-        lines = []
-        for task, (correlation, n) in stats.correlations(table, measure, table.videos).items():
-            known = "" if np.isnan(correlation) else f"ρ = {correlation:+.2f}, "
-            lines.append(f"{task}: {known}n = {n}")
-        ax.set_title("\n".join(lines), loc="left")
-        ax.set_xlabel(f"{MEASURES[measure].about} →")
-        ax.set_ylabel("score")
-        from_zero(ax)
-    for ax in axes[len(found) :]:
-        ax.remove()
-    unique_legend(figure, *axes[: len(found)])
-    return figure
-
-
 DRAW = {
     "figure_01": draw_summary,
     "figure_05": draw_probes,
@@ -308,7 +275,6 @@ DRAW = {
     "figure_13": draw_curves,
     "figure_14": draw_curves,
     "figure_15": draw_summary,
-    "measures_and_returns": draw_measures,
 }
 
 # ---- Which runs -------------------------------------------------------------------------------------------
@@ -350,9 +316,7 @@ def begin(table: Table, name: str, panels: int = 1, rows: int = 1, width: float 
     figure = plt.figure(figsize=(max(width * panels, 5), height), layout="constrained")
     about = list_figures(table.scale)[name]
     subtitle = textwrap.fill(describe(table, name, about), int(figure.get_figwidth() * 15))
-    title = about.about.capitalize()
-    if name.startswith("figure_"):
-        title = f"Figure {name.removeprefix('figure_').lstrip('0')}: {about.about}"
+    title = f"Figure {name.removeprefix('figure_').lstrip('0')}: {about.about}"
     room = "\n" * (1 + subtitle.count("\n"))
     figure.suptitle(title + room, x=0.01, ha="left", fontsize=9.5, weight="bold")
     figure.text(
@@ -388,8 +352,6 @@ def describe(table: Table, name: str, about: Figure) -> str:
     has_laom = any(key[0] in ("laom", "laom_cross") and table.find(*key) for key in about.runs)
     if has_laom and not table.scale.laom_augments and name != "figure_06":
         words.append("LAOM without augmentation")
-    if name == "measures_and_returns":
-        words += [f"{table.most_labels} labelled", "right is better", "ρ is the rank correlation"]
     missing = table.missing(about)
     if missing:
         words.append(f"not run: {missing}")
@@ -413,31 +375,29 @@ def color_of(table: Table, run_name: str) -> str:
     return OTHER_COLORS[number % len(OTHER_COLORS)]
 
 
-def bar(ax, x: float, sample: Sample, color: str, width: float = 0.7, label: str | None = None):
-    """A bar with its interval, seeds as dots."""
-    ax.bar(x, center(sample), width, color=color, alpha=0.7, label=label)
-    draw_interval(ax, x, sample, "black")
-    dots = seed_means(sample)
-    places = x + width * np.linspace(-0.2, 0.2, len(dots)) if len(dots) != 1 else [x]
-    ax.plot(places, dots, ".", color="black", markersize=4, zorder=5)
+def bar(ax, x: float, values: Values, color: str, width: float = 0.7, label: str | None = None):
+    ax.bar(x, center(values), width, color=color, alpha=0.7, label=label)
+    draw_seeds(ax, x, values, "black", width, markersize=4, zorder=5)
 
 
-def curve(ax, samples: dict[int, Sample], color: str, label: str, shift: float = 0, **style):
-    """A line over label budgets or sizes, shifted (in powers of two), with intervals, seeds as dots."""
-    samples = {x * 2**shift: sample for x, sample in sorted(samples.items()) if sample}
-    if samples:
-        means = [center(sample) for sample in samples.values()]
+def curve(ax, points: dict[int, Values], color: str, label: str, shift: float = 0, **style):
+    """A line over label budgets or sizes, shifted (in powers of two)."""
+    points = {x * 2**shift: values for x, values in sorted(points.items()) if values}
+    if points:
+        means = [center(values) for values in points.values()]
         style = {"linestyle": "-"} | style
-        ax.plot(list(samples), means, "o", markersize=4.5, color=color, label=label, **style)
-    for x, sample in samples.items():
-        draw_interval(ax, x, sample, color)
-        dots = seed_means(sample)
-        ax.plot([x] * len(dots), dots, ".", color=color, markersize=3, alpha=0.6)
+        ax.plot(list(points), means, "o", markersize=4.5, color=color, label=label, **style)
+    for x, values in points.items():
+        draw_seeds(ax, x, values, color, markersize=3, alpha=0.6)
 
 
-def draw_interval(ax, x: float, sample: Sample, color: str):
-    if stats.varies(sample):
-        ax.vlines(x, *bootstrap(sample), color=color, linewidth=1.2, alpha=0.9, zorder=4)
+def draw_seeds(ax, x: float, values: Values, color: str, width: float = 0, **style):
+    """A dot for each seed, spread over the width, and their interval."""
+    means = seed_means(values)
+    if len(means) > 1:
+        ax.vlines(x, *t_interval(means), color=color, linewidth=1.2, alpha=0.9, zorder=4)
+    places = x + width * np.linspace(-0.2, 0.2, len(means)) if len(means) > 1 else [x] * len(means)
+    ax.plot(places, means, ".", color=color, **style)
 
 
 def powers_of_two(ax, ticks, label: str):
@@ -466,7 +426,7 @@ def name_score(ax, table: Table, tasks: list[str], difficulties: list[str], abou
         ones.append(f"{value:.0f}" if is_own else f"{value:.0f} (Table 3)")
     rows = [row for row in table.rows if row.task == task and row.measure == "dataset_return"]
     data_returns = sorted({round(row.value) for row in rows})
-    title = f"{about} · score 1 = return {' and '.join(ones)}, data {' and '.join(map(str, data_returns))}"
+    title = f"{about}\nscore 1 = return {' and '.join(ones)}, data {' and '.join(map(str, data_returns))}"
     ax.set_title(title, loc="left")
 
 

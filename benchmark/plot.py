@@ -9,20 +9,22 @@ It takes the runs of runs/benchmark/<scale>/ and benchmark/results/<scale>/. Wha
 folder's name, else from its script's. A variant stands behind the method that --like names; its runs also
 count if they lie in runs/, and a line says which arguments differ from that method's. A figure one of whose
 methods has not run is skipped; means are over the tasks and seeds with which all have run. With all figures
-it also prints the verdict on each claim of the paper, and which measure predicts the return.
+it also prints the verdict on each claim of the paper.
 
-Lines and bars are means over tasks, of means over seeds; dots are seeds; 95% intervals are bootstrapped over
-seeds and episodes, with three seeds too narrow. Scores are returns over the mean return on seen videos of
+Lines and bars are means over tasks, of means over seeds. Dots are seeds, vertical lines their 95% t
+intervals. Scores are returns over the mean return on seen videos of
 bc.py on all labels of the same task, with the same distractors, at this scale; over the paper's Table 3 where
 a kind of data in the figure has no such run. Probe errors are MSE / Var(a), held out, at k = 1; the paper's
-are MSEs of an online probe on raw actions, over 27, their variance in the mean of its tasks. A claim is a
-ratio for each task and seed. It holds or fails where two 95% t intervals of their logarithms lie on one side
-of 0: over all of them, and over seeds with each seed's mean over tasks. Otherwise it is undecided.
+are MSEs of an online probe on raw actions, over 27, their variance in the mean of its tasks.
+
+A claim is a ratio for each task and seed; of a share (R²) it takes what is unexplained, 1 - R². Cells are
+geometric means with 95% t intervals of the logarithms. A claim holds or fails where two whole intervals lie
+on one side of 1, however large the ratio: over all pairs (task, seed), and over seeds, each with its mean
+over tasks. Otherwise it is undecided.
 """
 
 import dataclasses
 from dataclasses import dataclass
-from math import nan
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,12 +34,10 @@ import tyro
 from commands import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, ROOT, SCALES, Figure, list_figures
 from figures import DRAW, plt
 from results import VIDEOS, find_folders, is_finished, read_json
-from stats import CLAIMS, MEASURES, PAPER_BC, Claim, Comparison, Table, compare, correlations, seeds_of, show
-from table import join, number, print_rows
+from stats import CLAIMS, MEASURES, PAPER_BC, Claim, Comparison, Table, compare, seeds_of, show
+from table import Rows, print_rows
 
-Rows = list[list[str]]  # the first one is the header
-
-# ---- Table 3, verdicts and correlations --------------------------------------------------------------------
+# ---- Table 3 and verdicts --------------------------------------------------------------------
 
 
 def table_3(table: Table) -> Rows:
@@ -53,17 +53,6 @@ def table_3(table: Table) -> Rows:
         if set(cells) != {"–"}:
             rows.append([task, *cells, str(PAPER_BC[task][DISTRACTORS]), str(PAPER_BC[task][CLEAN])])
     return rows
-
-
-VERDICTS = """The paper's claims: geometric means of ratios, with 95% t intervals of their logarithms; a
-claim holds or fails where two whole intervals lie on one side of 1, however large the ratio: over seeds, each
-with its mean over the tasks, and over all pairs (task, seed); unexplained is 1 - R²; scores are over BC on
-all labels of the same kind of data"""
-CORRELATIONS = """Which measure predicts the return: Spearman's rank correlations with the return over n runs
-of a task, methods and seeds together, with distractors, seen | unseen videos; positive: what the measure
-calls better returns more; nine independent runs exceed ±0.7 by chance one time in twenty, but three methods
-with three seeds each 7 to 29 times in a hundred, by the seeds' noise; three runs reach ±1 one time in three;
-LAPO's FDM predicts pixels, LAOM's embeddings"""
 
 
 def claim_rows(table: Table, videos: str) -> Rows:
@@ -103,37 +92,6 @@ def claim_cells(claim: Claim, measure: str, comparison: Comparison, tasks: list[
     if len(tasks) > 1:
         cells += [str(comparison), show(comparison.of_pairs())]
     return [*cells, comparison.verdict(direction), comparison.verdicts_alone(direction)]
-
-
-def correlation_rows(table: Table) -> Rows:
-    """Each measure's rank correlation with the return in each task, and its mean over tasks."""
-    table = table.only(list_figures(table.scale)["measures_and_returns"])
-    tasks = [task for task in ALL_TASKS if any(row.task == task for row in table.rows)]
-    header = [f"measure, {table.most_labels} labelled", "better is"]
-    for task in tasks:
-        header += [task, "n"]
-    rows = [[*header, "mean of tasks"]]
-    for name, measure in MEASURES.items():
-        found = [correlations(table, name, videos) for videos in VIDEOS]
-        if name == "return_mean" or not any(found):
-            continue
-        row = [measure.about, measure.better]
-        of_tasks = []  # (tasks, 2)
-        for task in tasks:
-            (seen, seen_n), (unseen, unseen_n) = [of_videos.get(task, (nan, 0)) for of_videos in found]
-            of_tasks.append([seen, unseen])
-            row += [signed([seen, unseen]), seen_and_unseen([str(seen_n), str(unseen_n)])]
-        rows.append([*row, signed(np.mean(of_tasks, 0))])
-    return rows
-
-
-def signed(correlations: list[float]) -> str:
-    return join([number(correlation, "+.2f") for correlation in correlations])
-
-
-def seen_and_unseen(cells: list[str]) -> str:
-    """Once, if both are the same."""
-    return " | ".join(dict.fromkeys(cells))
 
 
 # ---- Main --------------------------------------------------------------------------------------------------
@@ -225,15 +183,10 @@ def main(args: Args):
     if args.what != ("all",):
         return
     for videos in VIDEOS:
-        print_about(f"{VERDICTS}; {videos.replace('_', ' ')}", claim_rows(table, videos), args)
-    print_about(CORRELATIONS, correlation_rows(table), args)
-
-
-def print_about(about: str, rows: Rows, args: Args):
-    if len(rows) > 1:
-        title, _, explanation = about.replace("\n", " ").partition(": ")
-        print(f"\n{title}, {args.scale} scale: {explanation}")
-        print_rows(rows)
+        rows = claim_rows(table, videos)
+        if len(rows) > 1:
+            print(f"\nThe paper's claims, {args.scale} scale, {videos.replace('_', ' ')}")
+            print_rows(rows)
 
 
 if __name__ == "__main__":

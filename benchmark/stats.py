@@ -1,12 +1,10 @@
 """What is computed from a table of runs: scores, means, intervals, verdicts on the paper.
 
-For figures: means are over tasks, of means over seeds. 95% intervals are bootstrapped: seeds are drawn again,
-and for returns the episodes of each; with three seeds they are too narrow, with one they say nothing about
-seeds, and the error of the normaliser is not in them.
+For figures: means are over tasks, of means over seeds. 95% t intervals are over seeds, each with its mean
+over tasks. The error of the normaliser is not in them.
 
 For comparisons, the paper's claims among them: a ratio for each task and seed that both sides have, and a t
 interval of their logarithms: over these pairs, over seeds with each seed's mean over tasks, and on each task.
-Which measure predicts the return: rank correlations over the runs of each task.
 Used by table.py, figures.py and plot.py.
 """
 
@@ -16,17 +14,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import nan
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import scipy.stats
-from commands import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, Figure, Scale, list_figures
+from commands import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, Figure, Scale
 from results import Row, read_json, read_rows
 
-# Values of some quantity: task → seed → values, such as the returns of its episodes.
-Sample = dict[str, dict[int, np.ndarray]]
 Values = dict[tuple[str, int], float]  # (task, seed) → a number
 Direction = Literal["below 1", "above 1"]  # where a ratio lies if a claim holds
 Verdict = Literal["holds", "fails", "undecided"]
@@ -117,8 +112,7 @@ class Table:
         tasks = set()
         if keys:
             tasks = set.union(*tasks_of_keys) if figure.per_task else set.intersection(*tasks_of_keys)
-        if figure.task in tasks:
-            tasks = {figure.task}
+        tasks = tasks & {*figure.tasks} or tasks
         seeds = {}
         narrowing = [key for key in keys if key[0] not in figure.once] or keys
         for task in tasks:
@@ -155,7 +149,7 @@ class Table:
         found = {}
         for row in rows:
             key = (row.task, row.seed)
-            if row.videos not in (own_videos or videos, ""):
+            if row.videos not in (own_videos or videos or self.videos, ""):
                 continue
             if budget is not None and row.budget not in (str(budget), ""):
                 continue
@@ -163,16 +157,9 @@ class Table:
                 found[key] = row
         return {key: row.value for key, row in found.items()}
 
-    def sample(self, name: str, difficulty: str, measure: str, budget: int | None = None) -> Sample:
-        return sample_of(self.get(name, difficulty, measure, self.videos, budget))
-
-    def scores(self, name: str, difficulty: str, budget: int) -> Sample:
-        """Returns over the reference, one for each episode."""
-        returns = self.get(name, difficulty, "returns", self.videos, budget)
-        scores = {}
-        for (task, seed), values in returns.items():
-            scores[task, seed] = np.array(values) / self.reference(task, difficulty)[0]
-        return sample_of(scores)
+    def scores(self, name: str, difficulty: str, budget: int) -> Values:
+        """Mean returns over the reference."""
+        return self.values(name, difficulty, "return_mean", self.videos, budget)
 
     def reference(self, task: str, difficulty: str) -> tuple[float, bool]:
         """The return that is score 1, and whether it is our own or the paper's.
@@ -223,58 +210,27 @@ def index_rows(rows: list[Row]) -> dict:
     return index
 
 
-# ---- Samples -----------------------------------------------------------------------------------------------
+# ---- Means -------------------------------------------------------------------------------------------------
 
 
-def sample_of(values: dict) -> Sample:
-    sample = {}
-    for (task, seed), value in values.items():
-        sample.setdefault(task, {})[seed] = np.atleast_1d(value)
-    return sample
-
-
-def scaled(sample: Sample, factor: float) -> Sample:
+def by_task(values: Values) -> dict[str, dict[int, float]]:
+    """Task → seed → value."""
     result = {}
-    for task, seeds in sample.items():
-        result[task] = {seed: values * factor for seed, values in seeds.items()}
+    for (task, seed), value in values.items():
+        result.setdefault(task, {})[seed] = value
     return result
 
 
-def center(sample: Sample) -> float:
+def center(values: Values) -> float:
     """The mean over tasks of the mean over seeds."""
-    of_tasks = []
-    for seeds in sample.values():
-        of_tasks.append(np.mean([values.mean() for values in seeds.values()]))
-    return float(np.mean(of_tasks))
+    return float(np.mean([np.mean(list(seeds.values())) for seeds in by_task(values).values()]))
 
 
-def seed_means(sample: Sample) -> list[float]:
+def seed_means(values: Values) -> list[float]:
     """Each seed's mean over the tasks, if it has run on all of them."""
-    common = set.intersection(*(set(seeds) for seeds in sample.values()))
-    means = []
-    for seed in sorted(common):
-        means.append(float(np.mean([seeds[seed].mean() for seeds in sample.values()])))
-    return means
-
-
-def bootstrap(sample: Sample, repeats: int = 2000) -> tuple[float, float]:
-    """95% interval of the center, drawn again: on each task its seeds, in each of them its episodes."""
-    rng = np.random.default_rng(0)
-    centers = np.zeros(repeats)
-    for seeds in sample.values():
-        drawn = rng.integers(len(seeds), size=(repeats, len(seeds)))
-        for column in drawn.T:
-            means_of_seeds = []
-            for values in seeds.values():
-                means_of_seeds.append(rng.choice(values, (repeats, len(values))).mean(1))
-            centers += np.choose(column, means_of_seeds) / len(seeds) / len(sample)
-    low, high = np.quantile(centers, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def varies(sample: Sample) -> bool:
-    """Whether there is something to draw again."""
-    return any(len(seeds) > 1 or len(values) > 1 for seeds in sample.values() for values in seeds.values())
+    tasks = by_task(values).values()
+    common = set.intersection(*map(set, tasks)) if tasks else ()
+    return [float(np.mean([seeds[seed] for seeds in tasks])) for seed in sorted(common)]
 
 
 # ---- The paper's claims -----------------------------------------------------------------------------------
@@ -358,14 +314,14 @@ class Comparison:
 
     def of_task(self, task: str) -> list[float]:
         """The logarithms of a task's seeds."""
-        return [ratio for (other, _), ratio in self.log_ratios.items() if other == task]
+        return list(by_task(self.log_ratios).get(task, {}).values())
 
     def of_pairs(self) -> list[float]:
         return list(self.log_ratios.values())
 
     def of_seeds(self) -> list[float]:
         """Each seed's mean over the tasks."""
-        return seed_means(sample_of(self.log_ratios)) if self.log_ratios else []
+        return seed_means(self.log_ratios)
 
     def verdict(self, direction: Direction, task: str | None = None) -> Verdict:
         """Of one task, or of all: then the intervals over seeds and over all pairs must agree.
@@ -458,36 +414,3 @@ def t_interval(values: list[float]) -> tuple[float, float]:
     error = np.std(values, ddof=1) / np.sqrt(len(values))
     half = scipy.stats.t.ppf(0.975, len(values) - 1) * error
     return np.mean(values) - half, np.mean(values) + half
-
-
-# ---- Which measure predicts the return --------------------------------------------------------------------
-
-
-def measure_and_score(table: Table, measure: str, videos: str) -> dict[tuple, tuple[float, float]]:
-    """(name, task, seed) → a measure and the score, of LAMs with distractors that have both."""
-    result = {}
-    for name in list_figures(table.scale)["measures_and_returns"].distractors:
-        scores = table.values(name, DISTRACTORS, "return_mean", videos, table.most_labels)
-        for key, number in table.values(name, DISTRACTORS, measure, videos, table.most_labels).items():
-            if key in scores:
-                result[name, *key] = (number, scores[key])
-    return result
-
-
-def correlations(table: Table, measure: str, videos: str) -> dict[str, tuple[float, int]]:
-    """Task → Spearman's rank correlation of a measure with the score over its runs, and their number.
-
-    Positive where the measure says what the score says; nan of fewer than three runs or where all are equal.
-    """
-    of_tasks = {}
-    for (_, task, _), pair in measure_and_score(table, measure, videos).items():
-        of_tasks.setdefault(task, []).append(pair)
-    sign = 1 if MEASURES[measure].better == "high" else -1
-    result = {}
-    for task, pairs in of_tasks.items():
-        numbers, scores = np.transpose(pairs)
-        correlation = nan
-        if len(pairs) > 2 and np.ptp(numbers) > 0 and np.ptp(scores) > 0:
-            correlation = sign * float(scipy.stats.spearmanr(numbers, scores).statistic)
-        result[task] = (correlation, len(pairs))
-    return result

@@ -56,9 +56,10 @@ def parse(command: str):
     return importlib.import_module(Path(script).stem).parse_args(argv)
 
 
-def lines_of(scale, *words: str, tasks=(), seeds=()) -> list[str]:
+def lines_of(scale, *words: str, **narrower) -> list[str]:
+    scale = dataclasses.replace(scale, **narrower)
     figures = commands.choose_figures(commands.list_figures(scale) | commands.list_night(scale), words)
-    return commands.list_lines(scale, figures, tasks, seeds, "runs/benchmark/scale")
+    return commands.list_lines(scale, figures, "runs/benchmark/scale")
 
 
 def trained_by(line: str) -> str:
@@ -107,7 +108,7 @@ def test_every_figure_has_its_runs():
         runs, figures = commands.list_runs(scale, scale.tasks[0]), commands.list_figures(scale)
         assert {name for figure in figures.values() for name, _ in figure.runs} == set(runs)
     paper = {f"figure_{number:02}" for number in (1, *range(5, 16))} | {"table_3"}
-    assert {re.match(r"[a-z]+_\d+", name)[0] for name in set(ALL) - {"measures_and_returns"}} == paper
+    assert {re.match(r"[a-z]+_\d+", name)[0] for name in ALL} == paper
 
 
 def test_figures_share_runs():
@@ -163,7 +164,7 @@ def test_a_night_decides_in_its_order():
     clean = {(f"{name}__{CLEAN}", "cheetah-run", seed) for name in METHODS for seed in (0, 1, 2)}
     assert set(keys[30:]) == clean and len(keys) == 45
     some = [key_of(line) for line in lines_of(SCALES["mini"], "night", tasks=("walker-run",), seeds=(1,))]
-    assert some == [(name, "walker-run", 1) for name in METHODS]
+    assert some == [(name + end, "walker-run", 1) for end in ("", f"__{CLEAN}") for name in METHODS]
     for line in lines_of(SCALES["mini"], "night", seeds=(2,)):
         assert "--seed 2 --output data/mini/seed2" in line and "--data data/mini/seed2/" in line
 
@@ -222,7 +223,7 @@ def test_xargs_runs_a_line_and_goes_on_after_a_signal(clean_file, tmp_path):
     )
     scale.methods["laom"] += f" {lam} --decoder.batch-size 16"
     figure = commands.Figure("", clean=["laom"])
-    lines = commands.list_lines(scale, {"figure": figure}, (), (), f"{folder}/runs")
+    lines = commands.list_lines(scale, {"figure": figure}, f"{folder}/runs")
     text = tmp_path / "lines.txt"
     text.write_text("\n".join(lines))
 
@@ -422,19 +423,11 @@ def test_results_are_kept_and_read_again(writer, tmp_path):
 # ---- Statistics --------------------------------------------------------------------------------------------
 
 
-def test_bootstrap():
-    ones = {"a": {0: np.ones(5), 1: np.ones(5)}}
-    assert stats.center(ones) == 1 and stats.bootstrap(ones) == (1, 1)
-    episodes = np.random.default_rng(1).normal(10, 2, 400)  # one seed: the interval of a mean
-    low, high = stats.bootstrap({"a": {0: episodes}})
-    half = 1.96 * episodes.std() / 20
-    assert abs(low - (episodes.mean() - half)) < 0.03 and abs(high - (episodes.mean() + half)) < 0.03
-    # two seeds at 0 and 1: both, or either alone a quarter of the time each
-    assert stats.bootstrap({"a": {0: np.zeros(5), 1: np.ones(5)}}) == (0, 1)
-    # tasks are not drawn again: what is between them does not widen the interval
-    assert stats.bootstrap({"a": {0: np.zeros(5)}, "b": {0: np.ones(5)}}) == (0.5, 0.5)
-    uneven = {"a": {0: np.array([0.0, 2.0]), 1: np.array([5.0])}, "b": {0: np.array([7.0])}}
+def test_means():
+    """Tasks count alike, however many seeds they have; a seed counts where it has run on all of them."""
+    uneven = {("a", 0): 1.0, ("a", 1): 5.0, ("b", 0): 7.0}
     assert stats.center(uneven) == 5 and stats.seed_means(uneven) == [4]
+    assert stats.seed_means({}) == []
 
 
 def test_t_interval():
@@ -554,23 +547,6 @@ def test_claims_compare_what_both_sides_have(writer):
     assert "score: lapo / lapo without distractors" not in writer.claims()
 
 
-def test_which_measure_predicts_the_return(writer):
-    """Six runs of a task in the order of their errors; their scores in the opposite order but for two, which
-    follow one another, on the other task in the same order."""
-    writer.pairs({"lapo": [1, 2, 1, 2], "laom": [3, 4, 3, 4], "laom_supervised": [5, 6, 5, 6]})
-    scores = {"cheetah-run": [6, 5, 4, 3, 1, 2], "walker-run": [1, 2, 3, 4, 5, 6]}
-    for folder in writer.folder.glob("runs/*/*"):
-        read = results.read_json(folder / "results.json")
-        place = round(10 * read["budgets"]["8"]["action_probe_mse_over_var/seen_videos"]) - 1
-        writer.change(folder, return_mean__seen_videos=scores[read["task"]][place])
-    rows = {row[0]: row[1:] for row in plot.correlation_rows(writer.table())}
-    # Spearman: 1 - 6 Σd² / (n³ - n) with Σd² = 2; unseen returns were drawn in the order of the errors
-    assert rows["probe error"] == ["low", "+0.94 | -1.00", "6", "-1.00 | -1.00", "6", "-0.03 | -1.00"]
-    assert rows["unexplained share of the perturbation"] == rows["probe error"]
-    assert rows["effective rank of z"] == ["high", "–", "6", "–", "6", "–"]  # all are equal
-    assert rows["error of what labels taught"] == ["low", "–", "2", "–", "2", "–"]  # too few
-
-
 def test_scores_are_relative_to_bc_on_all_labels(writer):
     writer.run("laom", score=0.2)
     folder = writer.run("bc", score=0.8)
@@ -643,7 +619,7 @@ def test_draws_every_figure(writer, capsys):
         picture = np.asarray(Image.open(path).convert("RGB"))
         assert picture.shape[1] > 700 and picture.std() > 5, path
     assert "| cheetah-run | 50.0 (seeds: 50.0, 50.0) | 50.0 (seeds: 50.0, 50.0) | 823 | 840 |" in printed
-    assert "Which measure predicts the return, demo scale: Spearman's" in printed
+    assert "The paper's claims, demo scale, unseen videos" in printed
 
 
 def test_a_figure_without_its_runs_is_skipped(writer, capsys):
