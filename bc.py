@@ -862,8 +862,8 @@ class Rehearsal:
 def rehearse(args, datasets, environments):
     """Plays a run through in seconds, so that what would fail after hours fails now, and leaves no trace.
 
-    Each stage has one update of a full batch, uncompiled, for the first and the last label budget; measures
-    see as many transitions, and an episode of each kind has two steps.
+    Each stage has one update of a full batch, uncompiled, for the smallest and the largest label budget;
+    measures see as many transitions, and an episode of each kind has two steps.
     """
     began = time.time()
     args = copy.deepcopy(args)
@@ -873,7 +873,7 @@ def rehearse(args, datasets, environments):
     datasets = [copy.copy(dataset) for dataset in datasets]
     for dataset in datasets:
         dataset.max_transitions = max(all_batch_sizes(args))
-    budgets = args.num_labeled_trajectories if datasets[1].has_actions else ()
+    budgets = sorted(args.num_labeled_trajectories, key=lambda budget: (budget == "all", budget))
     with torch.random.fork_rng(devices=[]):  # a GPU's is seeded by each stage
         run_stages(args, *datasets, environments, Rehearsal(dict.fromkeys([*budgets[:1], *budgets[-1:]])))
     if HAS_GPU:

@@ -478,6 +478,15 @@ def policy_errors(args, policy, data):
     return action_errors("policy", "unseen_videos", prediction, actions)
 
 
+def action_errors(kind, videos, prediction, actions):
+    """MSE of predicted actions (N, A), and over Var(a), where 1 is what the mean action reaches."""
+    if not actions.isfinite().all():  # plain videos have none
+        return {}
+    mse = F.mse_loss(prediction, actions)
+    variance = actions.var(0, unbiased=False).mean()
+    return {f"{kind}_mse/{videos}": mse.item(), f"{kind}_mse_over_var/{videos}": (mse / variance).item()}
+
+
 def warn_if_dead(args, actor, data, index, variance, stage, run):
     """Says so if an actor's answers hardly vary, beside the variance of what it was to learn."""
     answers = infer_all(args, lambda obs, _: actor(obs), data, index[:: len(index) // 512 + 1])
@@ -543,15 +552,6 @@ def perturbation_errors(prefix, videos, fitted, held_out):
         f"{prefix}perturbation_r2/{videos}": perturbation_r2.item(),
         f"{prefix}plan_r2/{videos}": plan_r2.item(),
     }
-
-
-def action_errors(kind, videos, prediction, actions):
-    """MSE of predicted actions (N, A), and over Var(a), where 1 is what the mean action reaches."""
-    if not actions.isfinite().all():  # plain videos have none
-        return {}
-    mse = F.mse_loss(prediction, actions)
-    variance = actions.var(0, unbiased=False).mean()
-    return {f"{kind}_mse/{videos}": mse.item(), f"{kind}_mse_over_var/{videos}": (mse / variance).item()}
 
 
 def effective_rank(z):
@@ -1199,8 +1199,8 @@ class Rehearsal:
 def rehearse(args, datasets, environments):
     """Plays a run through in seconds, so that what would fail after hours fails now, and leaves no trace.
 
-    Each stage has one update of a full batch, uncompiled, for the first and the last label budget; measures
-    see as many transitions, and an episode of each kind has two steps.
+    Each stage has one update of a full batch, uncompiled, for the smallest and the largest label budget;
+    measures see as many transitions, and an episode of each kind has two steps.
     """
     began = time.time()
     args = copy.deepcopy(args)
@@ -1210,7 +1210,7 @@ def rehearse(args, datasets, environments):
     datasets = [copy.copy(dataset) for dataset in datasets]
     for dataset in datasets:
         dataset.max_transitions = max(all_batch_sizes(args))
-    budgets = args.num_labeled_trajectories if datasets[1].has_actions else ()
+    budgets = sorted(args.num_labeled_trajectories) if datasets[1].has_actions else []
     with torch.random.fork_rng(devices=[]):  # a GPU's is seeded by each stage
         run_stages(args, *datasets, environments, Rehearsal(dict.fromkeys([*budgets[:1], *budgets[-1:]])))
     if HAS_GPU:

@@ -18,3 +18,12 @@ def test_it_beats_random_actions(clean_file, forks):
     assert returns.keys() == {"seen_videos", "unseen_videos"}
     for played in returns.values():
         assert len(played) == 2 and played.mean() > 2 * data.attributes["random_return"]
+
+
+def test_a_rehearsal_has_the_smallest_and_the_largest_budget(short_file, monkeypatch):
+    """Wherever they stand: all trajectories are the most."""
+    args = parse("bc.py", short_file, num_labeled_trajectories=(2, "all", 1, 3))
+    budgets = []
+    monkeypatch.setattr(bc, "run_stages", lambda *stages: budgets.extend(stages[-1].budgets))
+    bc.rehearse(args, bc.load_data(args), {})
+    assert budgets == [1, "all"]

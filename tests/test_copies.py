@@ -74,6 +74,9 @@ REASONS: dict[str, dict[str, str]] = {
     "held_out_probe": {
         "laom_supervised.py": "also the action head",
     },
+    "rehearse": {
+        "bc.py": "a budget may be all trajectories",
+    },
     "load_data": {
         "idm.py": "its batch sizes",
         "bc.py": "its batch sizes; a budget may be all trajectories",

@@ -38,3 +38,12 @@ def test_the_actor_clones_the_idm(short_file):
         answers = idm.infer_all(args, lambda obs, _: network(obs), data, index)
         errors.append(idm.F.mse_loss(answers, labels))
     assert errors[0] < 0.7 * errors[1]
+
+
+def test_an_actor_that_was_not_to_be_trained_is_not_called_dead(short_file):
+    args = parse("idm.py", short_file, bc__num_epochs=0)
+    data = idm.Dataset(args.data, args)
+    network = idm.IDM(args.idm, 3, 6).requires_grad_(False)
+    recorder = Recorder(0)
+    idm.train_actor(args, data, network, "actor_1", recorder)
+    assert not recorder.said

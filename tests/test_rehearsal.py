@@ -50,7 +50,7 @@ def test_a_rehearsal_plays_every_stage_and_leaves_nothing(begin, tmp_path, monke
         begin(num_labeled_trajectories=(1, 3, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert len(updates) == 4  # LAM, actor, and the decoders of two budgets
-    assert sorted(budget for budget, *_ in budgets) == [1, 2]  # the first and the last
+    assert sorted(budget for budget, *_ in budgets) == [1, 3]  # the smallest and the largest
     for _, measures, returns, film in budgets:
         assert {"action_probe_mse/unseen_videos", "policy_mse/unseen_videos"} < measures.keys()
         assert {videos: len(played) for videos, played in returns.items()} == KINDS_OF_VIDEOS
