@@ -260,9 +260,9 @@ class Figure:
     about: str
     distractors: list[str] = field(default_factory=list)  # names of runs on data with distractors
     clean: list[str] = field(default_factory=list)  # and without
-    tasks: tuple[str, ...] = ()  # those of the scale's that it takes; all of them where it has none of these
-    seeds: tuple[int, ...] = ()  # the same of seeds
-    once: list[str] = field(default_factory=list)  # runs of which fewer seeds than the others' will do
+    tasks: tuple[str, ...] | None = None  # None: all of the scale
+    seeds: tuple[int, ...] | None = None  # None: all of the scale
+    once: list[str] = field(default_factory=list)  # runs that may have fewer seeds than the others
     part: int = 0  # of the night: the first part runs first
     per_task: bool = False  # a panel for each task; the others are means over tasks
     reconstruct: bool = False  # draw what the embedding holds
@@ -277,11 +277,11 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
     unsupervised = ["lapo", "laom"]
     quantizers = ["lapo_original_vq", "lapo_original_fsq", "lapo_original"]
     steps = ["lapo_original", "lapo_multi_step", "lapo", *scale.laom_steps]
+    walker = ("walker-run",) if "walker-run" in scale.tasks else None  # the paper's task there
     cross = ["bc", "lapo_cross", "laom_cross", "laom_supervised_cross"]
     embeddings = ["laom", "laom_supervised", "idm_multi_step"]
     dims = ["laom", "laom_supervised"]
-    dims += [f"laom_{dim}" for dim in scale.smaller_dims]
-    dims += [f"laom_supervised_{dim}" for dim in scale.smaller_dims]
+    dims += [f"{name}_{dim}" for name in tuple(dims) for dim in scale.smaller_dims]
     figures = {
         "figure_01": Figure("all methods, with distractors", METHODS),
         "figure_05": Figure("LAPO with and without quantiser", quantizers, quantizers, once=quantizers[:1]),
@@ -291,9 +291,9 @@ def list_figures(scale: Scale) -> dict[str, Figure]:
         "figure_09a": Figure("IDM and LAOM+supervision on unseen videos", ["idm", "laom_supervised"]),
         "figure_09bc": Figure("small latent actions", dims),
         "figure_10": Figure("pre-training on other tasks", cross),
-        "figure_11": Figure("what embeddings hold", embeddings, seeds=(0,), reconstruct=True),
-        "figure_12ab": Figure("probes of latent actions and of embeddings", dims, tasks=("walker-run",)),
-        "figure_12c": Figure("LAOM with quantiser", ["laom", "laom_fsq"], tasks=("walker-run",)),
+        "figure_11": Figure("what embeddings hold", embeddings, seeds=scale.seeds[:1], reconstruct=True),
+        "figure_12ab": Figure("probes of latent actions and of embeddings", dims, tasks=walker),
+        "figure_12c": Figure("LAOM with quantiser", ["laom", "laom_fsq"], tasks=walker),
         "figure_13": Figure("all methods by labels, without distractors", clean=METHODS, per_task=True),
         "figure_14": Figure("pre-training on other tasks, each task", cross, per_task=True),
         "figure_15": Figure("all methods, without distractors", clean=METHODS),
@@ -392,8 +392,8 @@ def list_lines(scale: Scale, figures: dict[str, Figure], runs: str) -> list[str]
     """A line for each run of the figures, one seed of all methods first."""
     chosen = {}  # (task, seed, name, difficulty) → part of the night, whether its embedding is drawn
     for figure in figures.values():
-        tasks = [task for task in scale.tasks if task in figure.tasks] or scale.tasks
-        seeds = [seed for seed in scale.seeds if seed in figure.seeds] or scale.seeds
+        tasks = scale.tasks if figure.tasks is None else figure.tasks
+        seeds = scale.seeds if figure.seeds is None else figure.seeds
         for (name, difficulty), task, seed in itertools.product(figure.runs, tasks, seeds):
             key = (ALL_TASKS.index(task), seed, name, difficulty)
             part, draw = chosen.get(key, (figure.part, False))

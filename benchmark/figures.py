@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from commands import ALL_TASKS, CLEAN, DISTRACTORS, Figure, list_figures
+from commands import ALL_TASKS, CLEAN, DISTRACTORS, Figure
 from stats import PAPER_SMALL_Z, PAPER_SUPERVISION, Table, Values, center, seed_means, t_interval
 
 matplotlib.use("Agg")
@@ -54,15 +54,14 @@ plt.rc("figure", dpi=150)
 # ---- The figures ------------------------------------------------------------------------------------------
 
 
-def draw_summary(table: Table, name: str):
+def draw_summary(table: Table, name: str, about: Figure):
     """Figures 1 and 15: each method's score at the largest label budget."""
-    about = list_figures(table.scale)[name]
     difficulty = DISTRACTORS if about.distractors else CLEAN
     methods = about.distractors or about.clean
     most_labels = table.most_labels
     samples = {method: table.scores(method, difficulty, most_labels) for method in methods}
     methods = [method for method in methods if method not in table.scale.variants or samples[method]]
-    figure, (ax,) = begin(table, name, width=len(methods))
+    figure, (ax,) = begin(table, name, about, width=len(methods))
     ticks = []
     for x, method in enumerate(methods):
         if samples[method]:
@@ -76,25 +75,24 @@ def draw_summary(table: Table, name: str):
         ratio = "–"
         if samples["laom"] and samples["laom_supervised"]:
             ratio = f"{center(samples['laom_supervised']) / max(center(samples['laom']), 1e-9):.1f}"
-        label = f"paper: {PAPER_SCORE} of its BC on all labels, {PAPER_SUPERVISION} times by labels\n"
+        label = f"paper: {PAPER_SCORE} of its BC on all labels; labels multiply by {PAPER_SUPERVISION}\n"
         label += f"here LAOM+supervision / LAOM: {ratio}"
         ax.plot(methods.index("laom_supervised"), PAPER_SCORE, **HOLLOW, label=label)
         unique_legend(figure, ax)
     return figure
 
 
-def draw_probes(table: Table, name: str):
+def draw_probes(table: Table, name: str, about: Figure):
     """Figures 5 and 6: probe errors as MSE / Var(a), the paper's in the same unit; below what z tells of the
     perturbation, which is the action alone, and of the expert's action, which follows from the pose.
 
     The paper averages MSEs of raw actions over tasks: those with large actions decide its mean.
     """
-    about = list_figures(table.scale)[name]
     columns = about.distractors
     shown = [row for row in WHAT_Z_TELLS if table.get("lapo_original", DISTRACTORS, row[0])]
     if not shown:
         return None
-    figure, axes = begin(table, name, rows=len(shown), width=6)
+    figure, axes = begin(table, name, about, rows=len(shown), width=6)
     for ax, (measure, blind, label) in zip(axes, shown):
         paper = PAPER_PROBES[name] if measure == "action_probe" else None
         numbers = draw_settings(table, about, ax, measure, blind, paper)
@@ -115,7 +113,7 @@ def draw_settings(table: Table, about: Figure, ax, measure: str, blind: str, pap
 
     paper: its numbers, which are MSEs of raw actions.
     """
-    paper_label = f"paper: MSE of raw actions / {PAPER_VARIANCE}, mostly of its large ones"
+    paper_label = f"paper: MSE of raw actions / {PAPER_VARIANCE} (tasks with large actions dominate)"
     numbers = {column: [] for column in about.distractors}
     for difficulty, names, shift in ((DISTRACTORS, about.distractors, -0.2), (CLEAN, about.clean, 0.2)):
         label, color = SETTINGS[difficulty]
@@ -135,13 +133,14 @@ def draw_settings(table: Table, about: Figure, ax, measure: str, blind: str, pap
     return numbers
 
 
-def draw_curves(table: Table, name: str):
+def draw_curves(table: Table, name: str, about: Figure):
     """Figures 7, 8, 10, 12c, 13 and 14: scores by label budget, on each task or in the mean."""
-    about = list_figures(table.scale)[name]
+    if not table.budgets:  # stage 1 alone
+        return None
     tasks = tasks_of(table, about.runs)
     panels = [[task] for task in tasks] if about.per_task else [tasks]
     both = bool(about.distractors and about.clean)
-    figure, axes = begin(table, name, len(panels))
+    figure, axes = begin(table, name, about, len(panels))
     for ax, panel in zip(axes, panels):
         for i, (run_name, difficulty) in enumerate(about.runs):
             label = label_of(run_name)
@@ -165,10 +164,10 @@ def draw_curves(table: Table, name: str):
     return figure
 
 
-def draw_unseen(table: Table, name: str):
+def draw_unseen(table: Table, name: str, about: Figure):
     """Figure 9a: error of what the labels have taught, on unseen videos."""
-    figure, (ax,) = begin(table, name)
-    names = list_figures(table.scale)[name].distractors
+    figure, (ax,) = begin(table, name, about)
+    names = about.distractors
     for i, run_name in enumerate(names):
         samples = {}
         for budget in table.budgets:
@@ -183,9 +182,9 @@ def draw_unseen(table: Table, name: str):
     return figure
 
 
-def draw_small_z(table: Table, name: str):
+def draw_small_z(table: Table, name: str, about: Figure):
     """Figures 9b and 9c: probe error and score by the size of z."""
-    figure, (probe_ax, return_ax) = begin(table, name, 2)
+    figure, (probe_ax, return_ax) = begin(table, name, about, 2)
     most_labels = table.most_labels
     sizes = set()
     for shift, run_name in ((-0.08, "laom"), (0.08, "laom_supervised")):
@@ -217,9 +216,9 @@ def draw_small_z(table: Table, name: str):
     return figure
 
 
-def draw_embedding_probes(table: Table, name: str):
+def draw_embedding_probes(table: Table, name: str, about: Figure):
     """Figures 12a and 12b: online probes of the action from z and from the embedding, by the size of z."""
-    figure, axes = begin(table, name, 2)
+    figure, axes = begin(table, name, about, 2)
     for ax, run_name in zip(axes, ("laom", "laom_supervised")):
         names = by_size(table, run_name)
         if not names:
@@ -238,9 +237,9 @@ def draw_embedding_probes(table: Table, name: str):
     return figure
 
 
-def draw_reconstructions(table: Table, name: str):
+def draw_reconstructions(table: Table, name: str, about: Figure):
     """Figure 11: above what the network saw, below what a decoder sees in its embedding."""
-    names = list_figures(table.scale)[name].distractors
+    names = about.distractors
     found = {}
     for run_name in names:
         folders = table.find(run_name).values()
@@ -248,7 +247,7 @@ def draw_reconstructions(table: Table, name: str):
         found[run_name] = pictures[0] if pictures else None
     if not any(found.values()):
         return None
-    figure, axes = begin(table, name, rows=len(names), width=8, height=0.6 + 1.65 * len(names))
+    figure, axes = begin(table, name, about, rows=len(names), width=8, height=0.6 + 1.65 * len(names))
     for ax, (run_name, path) in zip(axes, found.items()):
         about = "none here, benchmark/measure.py makes it"
         if path:
@@ -307,21 +306,18 @@ def reconstructions(folder: Path) -> list[Path]:
 # ---- How they are drawn -----------------------------------------------------------------------------------
 
 
-def begin(table: Table, name: str, panels: int = 1, rows: int = 1, width: float = PANEL, height: float = 0):
+def begin(table: Table, name: str, about: Figure, panels=1, rows=1, width=PANEL, height=0.0):
     """A figure with a title that says what, at which scale, from which runs; and its axes, row by row.
 
     width: inches, of a panel; height: of all rows.
     """
     height = height or 1 + 2.3 * rows
     figure = plt.figure(figsize=(max(width * panels, 5), height), layout="constrained")
-    about = list_figures(table.scale)[name]
     subtitle = textwrap.fill(describe(table, name, about), int(figure.get_figwidth() * 15))
     title = f"Figure {name.removeprefix('figure_').lstrip('0')}: {about.about}"
     room = "\n" * (1 + subtitle.count("\n"))
     figure.suptitle(title + room, x=0.01, ha="left", fontsize=9.5, weight="bold")
-    figure.text(
-        0.01, 1 - 0.06 / height, f"\n{subtitle}", va="top", fontsize=8.5, color="#555555", linespacing=1.3
-    )
+    figure.text(0.01, 1 - 0.06 / height, f"\n{subtitle}", va="top", color="#555555", linespacing=1.3)
     return figure, figure.subplots(rows, panels, squeeze=False).ravel()
 
 
@@ -335,7 +331,7 @@ def describe(table: Table, name: str, about: Figure) -> str:
         tasks_and_seeds = [", ".join(seeds_of_tasks), *set(seeds_of_tasks.values())]
     else:
         tasks_and_seeds = [f"{task}: {seeds}" for task, seeds in seeds_of_tasks.items()]
-    videos = table.videos.replace("_", " ")
+    videos = table.videos.replace("_", " ") if about.distractors else "no videos"
     if name in ("figure_09a", "figure_11"):
         videos = "unseen videos"
     if name == "figure_12ab":

@@ -130,7 +130,7 @@ def prediction_errors(lam: nn.Module, obs: torch.Tensor, next_obs: torch.Tensor)
         z, blind_z = lam.infer(embedding, target), lam.infer(embedding, embedding)
     errors = [
         F.mse_loss(lam.predict(embedding, z), target),
-        F.mse_loss(lam.predict(embedding, z.roll(len(z) // 2, 0)), target),  # of another trajectory
+        F.mse_loss(lam.predict(embedding, z.roll(len(z) // 2, 0)), target),  # half a batch away
         F.mse_loss(lam.predict(embedding, blind_z), target),
         F.mse_loss(no_change, target),
     ]
@@ -247,13 +247,15 @@ def measure_run(folder: Path, own: Args):
 
 
 def write_measures(weights: Path, results: dict[str, float]):
-    """Prints them, and puts them beside the weights, whole or not at all."""
+    """Prints them, and puts them beside the weights, with those of before, whole or not at all."""
     print(f"\n{weights}")
     for name, value in results.items():
         print(f"{name:62} {value:.3f}")
+    path = weights.with_suffix(".json")
+    before = json.loads(path.read_text()) if path.exists() else {}
     partial = weights.with_suffix(".json.partial")
-    partial.write_text(json.dumps(results, indent=2))
-    partial.replace(weights.with_suffix(".json"))
+    partial.write_text(json.dumps(before | results, indent=2))
+    partial.replace(path)
 
 
 def main(own: Args):

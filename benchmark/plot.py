@@ -5,17 +5,18 @@
     python benchmark/plot.py --scale demo --runs 'runs/*'   # runs of any folders
     python benchmark/plot.py --scale mini --like laom_cosine=laom    # a variant beside the methods
 
-It takes the runs of runs/benchmark/<scale>/ and benchmark/results/<scale>/. What a run is follows from its
-folder's name, else from its script's. A variant stands behind the method that --like names; its runs also
-count if they lie in runs/, and a line says which arguments differ from that method's. A figure one of whose
-methods has not run is skipped; means are over the tasks and seeds with which all have run. With all figures
-it also prints the verdict on each claim of the paper.
+It takes the runs of runs/benchmark/<scale>/, or where there are none, those of benchmark/results/<scale>/:
+they are of other data, so the two are not mixed. What a run is follows from its folder's name, else from its
+script's. A variant stands behind the method that --like names; its runs also count if they lie in runs/, and
+a line says which arguments differ from that method's. A figure one of whose methods has not run is skipped;
+means are over the tasks and seeds with which all have run. With all figures it also prints the verdict on
+each claim of the paper.
 
 Lines and bars are means over tasks, of means over seeds. Dots are seeds, vertical lines their 95% t
-intervals. Scores are returns over the mean return on seen videos of
-bc.py on all labels of the same task, with the same distractors, at this scale; over the paper's Table 3 where
-a kind of data in the figure has no such run. Probe errors are MSE / Var(a), held out, at k = 1; the paper's
-are MSEs of an online probe on raw actions, over 27, their variance in the mean of its tasks.
+intervals. Scores are returns over the mean return on seen videos of bc.py on all labels of the same task,
+with the same distractors, at this scale; over the paper's Table 3 where a kind of data in the figure has no
+such run. Probe errors are MSE / Var(a), held out, at k = 1; the paper's are MSEs of an online probe on raw
+actions, over 27, their variance in the mean of its tasks.
 
 A claim is a ratio for each task and seed; of a share (R²) it takes what is unexplained, 1 - R². Cells are
 geometric means with 95% t intervals of the logarithms. A claim holds or fails where two whole intervals lie
@@ -65,13 +66,13 @@ def claim_rows(table: Table, videos: str) -> Rows:
     for claim in CLAIMS:
         for measure in claim.measures:
             found = {}  # cells → label budgets: what was learned without labels is the same for all
-            for budget in table.budgets:
+            for budget in table.budgets or [""]:  # stage 1 alone has none
                 comparison = compare(table, claim.runs(table.scale), measure, videos, budget)
                 cells = claim_cells(claim, measure, comparison, tasks)
                 if comparison.log_ratios or comparison.left_out:
                     found.setdefault(tuple(cells), []).append(str(budget))
             for (seeds, *cells), budgets in found.items():
-                labelled = ", ".join(budgets)
+                labelled = ", ".join(budgets) or "–"
                 paper = claim.paper if measure == claim.of_paper else "–"
                 direction = claim.direction(measure)
                 about = [claim.text, ratio_in_words(table, claim, measure), direction, labelled, seeds]
@@ -103,7 +104,7 @@ class Args:
     """figures and tables: figure_01, figure_09 (a and bc), table_3, …, all"""
     scale: Literal[tuple(SCALES)] = "demo"  # whose runs: an entry of SCALES in benchmark/commands.py
     runs: tuple[str, ...] = ()
-    """folders of runs, or quoted patterns, instead of runs/benchmark/<scale> and benchmark/results/<scale>"""
+    """folders of runs, or quoted patterns, instead of runs/benchmark/<scale> or benchmark/results/<scale>"""
     like: tuple[str, ...] = ()  # variants and the methods they are like: laom_cosine=laom
     videos: Literal[VIDEOS] = "seen_videos"  # of returns and probes; Figure 9a has unseen ones in any case
     partial: bool = False  # draw a figure although it lacks some of its runs
@@ -122,16 +123,13 @@ def load_table(args: Args) -> Table:
     known = [*commands.list_runs(scale, scale.tasks[0]), *variants]
     scale.variants = variants
 
-    patterns = args.runs
-    if not patterns:
-        patterns = [
-            f"{ROOT}/runs/benchmark/{args.scale}/*/*",
-            f"{ROOT}/benchmark/results/{args.scale}/*/*/*",
-        ]
-        patterns += [f"{ROOT}/runs/*__{variant}__*" for variant in variants]
-    folders = find_folders(patterns)
+    folders = find_folders(args.runs)
     if args.runs and not folders:
         raise SystemExit(f"error: no results.json in {', '.join(args.runs)}")
+    if not args.runs:  # one's own, else the committed ones: they are of other data
+        folders = find_folders([f"{ROOT}/runs/benchmark/{args.scale}/*/*"])
+        folders = folders or find_folders([f"{ROOT}/benchmark/results/{args.scale}/*/*/*"])
+        folders += find_folders(f"{ROOT}/runs/*__{variant}__*" for variant in variants)
     finished = [folder for folder in folders if is_finished(folder)]
     table = Table(finished, args.scale, scale, known, args.videos)
     for variant, method in variants.items():
@@ -159,7 +157,7 @@ def draw(table: Table, name: str, figure: Figure, args: Args) -> None:
     names = {run_name for run_name, _ in figure.runs} - set(table.scale.variants)
     with_runs = {run_name for run_name, difficulty in figure.runs if table.find(run_name, difficulty)}
     enough = bool(view.rows) and (args.partial or names <= with_runs)
-    drawing = DRAW[name](view, name) if enough else None
+    drawing = DRAW[name](view, name, figure) if enough else None
     if drawing is None:
         print(f"{name}: not drawn, runs are missing; {make}")
         return

@@ -7,7 +7,8 @@ CSV files all read it. A run is a folder with args.json and results.json; what m
 its weights joins in, and so does the end of its training curves. Errors are MSE / Var(a).
 
 As a command it keeps two files of each finished run in <scale>/<task>/<name>[__vanilla]/seed<n>/: args.json,
-and results.json with all of that. Of several runs of one kind it keeps the newest.
+and results.json with all of that. Of several runs of one kind it keeps the newest of those with the most
+label budgets.
 """
 
 import csv
@@ -146,6 +147,13 @@ def is_finished(folder: Path) -> bool:
     return finished
 
 
+def age_of(folder: Path) -> tuple:
+    """Sorts runs of one kind: by the number of label budgets, then by date."""
+    path = folder / "results.json"
+    results = read_json(path)
+    return len(results.get("budgets", ())), results.get("date", ""), path.stat().st_mtime
+
+
 def write_csv(rows: list[Row], path: Path):
     """The numbers of the table; lists, such as the returns of episodes, stand in results.json."""
     rows = [row for row in rows if not isinstance(row.value, list)]
@@ -173,7 +181,7 @@ def main(runs: Annotated[Path, tyro.conf.Positional], output: Path = ROOT / "ben
     """runs: the folder of a scale's runs, <name>/<run>; its name is the scale's."""
     scale = output / runs.resolve().name
     finished = [folder for folder in find_folders([f"{runs}/*/*"]) if is_finished(folder)]
-    for folder in sorted(finished, key=lambda folder: (folder / "results.json").stat().st_mtime):
+    for folder in sorted(finished, key=age_of):
         keep(folder, scale)
     kept = find_folders([f"{scale}/*/*/*"])
     write_csv([row for folder in kept for row in read_rows(folder)], scale.with_suffix(".csv"))

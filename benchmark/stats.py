@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 import scipy.stats
 from commands import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, Figure, Scale
-from results import Row, read_json, read_rows
+from results import Row, age_of, read_rows
 
 Values = dict[tuple[str, int], float]  # (task, seed) → a number
 Direction = Literal["below 1", "above 1"]  # where a ratio lies if a claim holds
@@ -48,7 +48,7 @@ class Measure:
     better: Literal["low", "high"]
 
 
-MEASURES = {  # of the table; of UNEXPLAINED, which are R², 1 - R²
+MEASURES = {  # of the table; an R² (UNEXPLAINED) counts as 1 - R²
     "action_probe": Measure("probe error", "low"),
     "perturbation_r2": Measure("unexplained share of the perturbation", "low"),
     "plan_r2": Measure("unexplained share of the expert's action", "low"),
@@ -92,7 +92,7 @@ class Table:
         shared = set(self.budgets or scale.budgets)  # by all methods that have run
         for name in METHODS:
             shared &= {labels_of(row) for row in with_labels if row.run == name} or shared
-        self.most_labels = max(shared)
+        self.most_labels = max(shared or self.budgets)
 
     def narrowed(self, condition: Callable[[Row], bool]) -> "Table":
         """The same with the rows that fulfil a condition."""
@@ -102,7 +102,7 @@ class Table:
         return result
 
     def only(self, figure: Figure) -> "Table":
-        """The runs that the figure compares, on its task, or on those on which every method has run.
+        """The runs that the figure compares, on its tasks, or on those on which every method has run.
 
         With a panel for each task, on all of them. Of a task, only the seeds with which all methods have run,
         except those of which one seed will do.
@@ -112,7 +112,7 @@ class Table:
         tasks = set()
         if keys:
             tasks = set.union(*tasks_of_keys) if figure.per_task else set.intersection(*tasks_of_keys)
-        tasks = tasks & {*figure.tasks} or tasks
+        tasks = tasks & {*(figure.tasks or ())} or tasks
         seeds = {}
         narrowing = [key for key in keys if key[0] not in figure.once] or keys
         for task in tasks:
@@ -176,7 +176,7 @@ class Table:
         kind = difficulty if difficulty == CLEAN else DISTRACTORS
         return PAPER_BC.get(task, {}).get(kind, 1.0), False
 
-    def values(self, name: str, difficulty: str, measure: str, videos: str, budget: int) -> Values:
+    def values(self, name: str, difficulty: str, measure: str, videos: str, budget: int | str) -> Values:
         """One of MEASURES of each run that has it: of R² what is unexplained, of returns the score."""
         result = self.get(name, difficulty, measure, videos, budget)
         for (task, seed), value in result.items():
@@ -185,13 +185,6 @@ class Table:
             if measure == "return_mean":
                 result[task, seed] = value / self.reference(task, difficulty)[0]
         return result
-
-
-def age_of(folder: Path) -> tuple:
-    """Sorts runs of one kind: by the number of label budgets, then by date."""
-    path = folder / "results.json"
-    results = read_json(path)
-    return len(results.get("budgets", ())), results.get("date", ""), path.stat().st_mtime
 
 
 def place_of(task: str) -> int:
@@ -370,7 +363,9 @@ def show(log_ratios: list[float]) -> str:
     return f"{middle} ({' to '.join(ends)})" if ends else middle
 
 
-def compare(table: Table, runs: list[tuple[str, str]], measure: str, videos: str, budget: int) -> Comparison:
+def compare(
+    table: Table, runs: list[tuple[str, str]], measure: str, videos: str, budget: int | str
+) -> Comparison:
     """The ratio of two runs, or of two ratios, on the tasks and seeds that all of them have.
 
     Scores with distractors over scores without are left out where either is over the paper's BC, not ours.

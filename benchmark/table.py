@@ -16,7 +16,9 @@ the expert's actions without it. Returns are mean ± standard deviation over the
 --compare takes the ratio for each task and seed that both have, on seen and on unseen videos. Of shares (R²)
 it takes what is unexplained, 1 - R². A seed counts by its mean over tasks. The cells are the geometric mean
 over seeds and its 95% t interval. Better needs this interval and that of all ratios to lie on one side of 1.
-A run's name is its script's, or that of its folder in the benchmark.
+A run's name is its script's, or that of its folder in the benchmark. --mean leaves out what has one seed, and
+averages all runs of a name: give it runs of one setting. Of several runs of one name, task and seed --compare
+takes the one with the most label budgets, of these the newest.
 """
 
 import signal
@@ -33,7 +35,8 @@ from results import VIDEOS, Row, find_folders, read_json, read_rows, write_csv
 from stats import MEASURES, UNEXPLAINED, Table, compare, labels_of, seeds_of
 
 COLUMNS = ("action_probe", "perturbation_r2", "plan_r2", "labelled_error", "policy_error", "return_mean")
-KNOWN = [*list_runs(SCALES["paper"], "cheetah-run"), "laom_aug"]  # names that folders of runs may have
+# names that folders of runs may have
+KNOWN = {name for scale in SCALES.values() for name in list_runs(scale, "cheetah-run")}
 Rows = list[list[str]]  # the first one is the header
 
 
@@ -111,7 +114,7 @@ def comparison_rows(table: Table, one: str, other: str) -> Rows:
     rows = [["ratio", "distractors", "labelled", "task: seeds", f"mean of {one}", f"mean of {other}"]]
     rows[0] += [f"{one} / {other}, seen videos", "unseen videos", "better"]
     difficulties = dict.fromkeys(row.difficulty for row in table.rows if row.run == one)
-    budgets = {row.budget: labels_of(row) for row in table.rows if row.run == one and row.budget}
+    budgets = {row.budget: labels_of(row) for row in table.rows if row.run == one and row.budget} or {"": -1}
     for difficulty in difficulties:
         for budget in sorted(budgets, key=budgets.get):
             for measure in MEASURES:
@@ -138,8 +141,8 @@ def comparison_row(table: Table, runs: list[tuple[str, str]], measure: str, budg
     wanted = "below 1" if MEASURES[measure].better == "low" or measure in UNEXPLAINED else "above 1"
     answers = {"holds": "yes", "fails": "no", "undecided": "undecided"}
     verdicts = dict.fromkeys(answers[found.verdict(wanted)] for found in comparisons)
-    row = [about, distractors(runs[0][1]), budget, seeds, *means, *map(str, comparisons), join(verdicts)]
-    return [row]
+    means_and_ratios = [*means, *map(str, comparisons), join(verdicts)]
+    return [[about, distractors(runs[0][1]), budget or "–", seeds, *means_and_ratios]]
 
 
 # ---- Main --------------------------------------------------------------------------------------------------

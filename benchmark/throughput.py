@@ -33,15 +33,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where the scripts are
 
 STAGES = ("lapo.lam", "laom.lam", "laom_supervised.lam", "idm.idm", "lapo.bc", "laom.bc", "idm.bc", "bc.bc")
 WARM_UP = 3  # updates that are not timed
-OF_BC = ["--bc.batch-size", "256", "--bc.encoder-scale", "2"]
+OF_BC = "--bc.batch-size 256 --bc.encoder-scale 2"
+OF_LAM = f"{OF_BC} --lam.batch-size 256"
 REFERENCE_FLAGS = {  # what the demo has otherwise
-    "lapo": [*OF_BC, "--lam.batch-size", "256"],
-    "laom": [*OF_BC, "--lam.batch-size", "256", "--lam.use-aug"],
-    "laom_supervised": [
-        *(*OF_BC, "--lam.batch-size", "256", "--lam.use-aug"),
-        *("--lam.labeled-batch-size", "64", "--lam.latent-action-dim", "256"),
-    ],
-    "idm": [*OF_BC, "--idm.batch-size", "256"],
+    "lapo": OF_LAM,
+    "laom": f"{OF_LAM} --lam.use-aug",
+    "laom_supervised": f"{OF_LAM} --lam.use-aug --lam.labeled-batch-size 64 --lam.latent-action-dim 256",
+    "idm": f"{OF_BC} --idm.batch-size 256",
     "bc": OF_BC,
 }
 
@@ -91,7 +89,7 @@ def load(stage: str, own: Args):
     """The script of a stage as a module, and its arguments at the sizes asked for."""
     name = stage.split(".")[0]
     method = importlib.import_module(name)
-    sizes = ["demo", *REFERENCE_FLAGS[name]] if own.sizes == "reference" else ["paper"]
+    sizes = ["demo", *REFERENCE_FLAGS[name].split()] if own.sizes == "reference" else ["paper"]
     budget = "all" if name == "bc" else "8"
     flags = ["--num-labeled-trajectories", budget, "--data", own.data, *own.flags.split()]
     args = method.parse_args([*sizes, *flags])

@@ -372,7 +372,7 @@ def test_what_no_policy_has_earned_is_no_row(writer):
 ])  # fmt: skip
 def test_names(path, name):
     assert results.run_name(ROOT / path, f"{path.split('__')[-3]}.py" if "012" in path else "laom.py",
-                            ["laom_16"]) == name  # fmt: skip
+                            table.KNOWN) == name  # fmt: skip
 
 
 def test_an_actor_has_the_loss_of_its_budget(tmp_path):
@@ -622,6 +622,30 @@ def test_draws_every_figure(writer, capsys):
     assert "The paper's claims, demo scale, unseen videos" in printed
 
 
+def test_stage_1_alone_has_figures_verdicts_and_comparisons(writer, capsys):
+    """Its runs have no label budgets: the ladder is such a scale."""
+    writer.pairs({"lapo_original": [4, 4, 4, 4], "lapo_multi_step": [2, 2, 2, 2]})
+    plot.main(writer.args(partial=True))
+    printed = capsys.readouterr().out
+    assert "demo_figure_06.png (without" in printed and "figure_08: not drawn" in printed
+    claim = writer.claims()["probe error: lapo_multi_step / lapo_original"]
+    assert claim[:2] == ["below 1", "–"] and "holds" in claim
+    rows = table.comparison_rows(writer.table(), "lapo_multi_step", "lapo_original")
+    assert rows[1][0] == "action_probe" and rows[1][2] == "–" and rows[1][-1] == "yes"
+
+
+def test_own_runs_are_not_mixed_with_the_committed_ones(writer, monkeypatch):
+    """Which are of other data."""
+    monkeypatch.setattr(plot, "ROOT", writer.folder)
+    committed = writer.folder / "benchmark" / "results" / "demo" / "cheetah-run" / "laom" / "seed0"
+    shutil.copytree(writer.run("laom"), committed)
+    assert set(plot.load_table(plot.Args()).find("laom").values()) == {committed}
+    own = writer.folder / "runs" / "benchmark" / "demo" / "lapo" / "run"
+    shutil.copytree(writer.run("lapo"), own)
+    found = plot.load_table(plot.Args())
+    assert set(found.find("lapo").values()) == {own} and not found.find("laom")
+
+
 def test_a_figure_without_its_runs_is_skipped(writer, capsys):
     writer.figure("figure_09a")
     plot.main(writer.args("figure"))
@@ -821,6 +845,12 @@ def test_measures_of_an_idm(measured, short_file):
     folder, measures = measured("idm.py", "idm_2", twin_data=twin)
     error = results.read_json(folder / "results.json")["budgets"]["2"]["idm_mse_over_var/unseen_videos"]
     assert measures["idm_mse_over_var/no_distractors"] == pytest.approx(error, rel=1e-3)
+
+
+def test_measures_of_before_stay(tmp_path, capsys):
+    measure.write_measures(tmp_path / "lam.pt", {"copy_loss_ratio": 0.5, "distractor_share": 0.1})
+    measure.write_measures(tmp_path / "lam.pt", {"copy_loss_ratio": 0.4})
+    assert results.read_json(tmp_path / "lam.json") == {"copy_loss_ratio": 0.4, "distractor_share": 0.1}
 
 
 def test_the_help_says_that_scripts_are_executed(capsys):
