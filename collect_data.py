@@ -8,18 +8,19 @@ videos, which the learner of the other scripts never sees.
 
     python collect_data.py demo                         # 64 + 8 short trajectories in data/, minutes
     python collect_data.py --task walker-run            # the paper's size: 5,000 + 50 trajectories, 63 GB
-    python collect_data.py --task fish-swim --expert fish.npz --masks      # any task; also where the agent is
-    python collect_data.py --action-repeat 4 --action-noise 0.8     # decisions one can see, perturbed actions
+    python collect_data.py --task fish-swim --expert fish.npz --masks      # any task, with masks of the agent
+    python collect_data.py --action-repeat 4 --action-noise 0.8     # actions with a visible effect, and noise
     python collect_data.py --shard 3/16                 # the third of 16 parts of it, on one of many machines
     python collect_data.py --backgrounds DAVIS/         # DAVIS 2017 videos instead of procedural ones
     python collect_data.py --rerender data/<file>.hdf5 --seed 1 --output twins     # the same physics again
     python collect_data.py --preview --difficulty hard  # pictures of all tasks, of a trajectory, of its twins
     python collect_data.py --from-videos videos/        # an action-free dataset of mp4 files and the like
 
-Files in --output (data/): <task>__<difficulty>…__{train,val}[__03-of-16].hdf5, whose format stands at
-`create_dataset_file`; beside each a .png and a .gif that show it; backgrounds/<name>/{train,val}/*.npy, the
+Files in --output (data/): <task>__<difficulty>…__{train,val}[__03-of-16].hdf5; `create_dataset_file`
+describes their format. A .png and a .gif beside each file show what is in it. backgrounds/<name>/ holds the
 videos, which evaluation uses again. A killed collection continues where it stopped when the same command is
-given again, and ends with the same file. experts/sac.py and experts/ppo.py train experts; four are there.
+given again, and ends with the same file. experts/ has experts for the paper's four tasks, and the scripts
+that train others.
 
 Where we deviate: stored actions are those that acted, clipped to their bounds; each trajectory also stores
 its seed and the MuJoCo state behind every picture.
@@ -95,7 +96,7 @@ class Args:
 DEMO = Args(num_trajectories=64, num_eval_trajectories=8, action_repeat=4, action_noise=0.8)
 PRESETS = {
     "paper": ("the paper's size (Appendix C): 5,000 + 50 trajectories (default)", Args()),
-    "demo": ("for a laptop: 64 + 8 trajectories of 250 decisions with noise, 0.6 GB, a minute", DEMO),
+    "demo": ("for a laptop: 64 + 8 trajectories of 250 decisions with noise, 0.6 GB, minutes", DEMO),
 }
 
 # ---- Collection --------------------------------------------------------------------------------------------
@@ -278,7 +279,8 @@ def dataset_path(output: Path, attributes: dict) -> Path:
     name += f"__{attributes['split']}"
     number, count = parse_shard(attributes["shard"])
     if count > 1:
-        name += f"__{number:02d}-of-{count:02d}"
+        digits = max(2, len(str(count)))  # the order of the names is that of the shards
+        name += f"__{number:0{digits}d}-of-{count:02d}"
     return output / f"{name}.hdf5"
 
 
@@ -339,16 +341,9 @@ def record_dataset(
     """
     split = attributes["split"]
     seeds = trajectory_seeds(args.seed, split, attributes["num_trajectories"], attributes["shard"])
-    if not seeds:  # few evaluation trajectories, many shards
+    if not seeds:
+        print(f"shard {attributes['shard']} has no trajectory of the {split} file")
         return
-    attributes = attributes | {
-        "difficulty": args.difficulty,
-        "dynamic": args.difficulty != "vanilla",
-        "img_hw": IMG_HW,
-        "world": WORLD,
-        "seed": args.seed,
-        "backgrounds": os.path.relpath(backgrounds, args.output),
-    }
     path = dataset_path(args.output, attributes)
     partial = Path(f"{path}.partial")
     journal = Path(f"{partial}.jsonl")
@@ -385,12 +380,26 @@ def record_dataset(
     draw_dataset(path)
 
 
+def attributes_of_pictures(args: Args, backgrounds: Path) -> dict:
+    """The attributes of a file that say what is seen in it."""
+    return {
+        "difficulty": args.difficulty,
+        "dynamic": args.difficulty != "vanilla",
+        "img_hw": IMG_HW,
+        "world": WORLD,
+        "seed": args.seed,
+        "backgrounds": os.path.relpath(backgrounds, args.output),
+    }
+
+
 def collect(args: Args):
     """The expert's play: a file with training videos and one with evaluation videos."""
     expert_file = find_expert(args, args.task)
     about = load_expert(expert_file).about
     if about.get("action_repeat", 1) != args.action_repeat:
         print(f"{expert_file} learned at {about.get('action_repeat', 1)} simulation steps an action")
+    if about.get("task", args.task) != args.task:
+        print(f"{expert_file} learned {about['task']}")
     domain_name, task_name = args.task.split("-")
     attributes = {
         "domain_name": domain_name,
@@ -402,8 +411,12 @@ def collect(args: Args):
         "store_means": args.store_means,
     }
     backgrounds = background_folder(args)
-    for split, number in (("train", args.num_trajectories), ("val", args.num_eval_trajectories)):
-        file_attributes = attributes | {"split": split, "num_trajectories": number}
+    attributes |= attributes_of_pictures(args, backgrounds)
+    train = attributes | {"split": "train", "num_trajectories": args.num_trajectories}
+    val = attributes | {"split": "val", "num_trajectories": args.num_eval_trajectories}
+    if dataset_path(args.output, val).exists():  # found now, not when the training file is there
+        refuse_other_settings(dataset_path(args.output, val), val, args.masks)
+    for file_attributes in (train, val):
         record_dataset(args, file_attributes, backgrounds, expert_file)
 
 
@@ -525,6 +538,8 @@ def read_source(path: Path) -> tuple[dict, tuple]:
         with h5py.File(path) as file:
             if file.attrs.get("world") != WORLD:
                 raise SystemExit(f"error: --rerender {path}: an earlier version rendered it; collect it anew")
+            if np.isnan(file.attrs["dataset_return"]):
+                raise SystemExit(f"error: --rerender {path}: its collection has not finished")
             if "physics" not in file["0"]:
                 raise SystemExit(f"error: {path} has no physics: its trajectories cannot be rendered again")
             origin = {name: str(file.attrs[name]) for name in ("difficulty", "backgrounds", "seed")}
@@ -541,7 +556,9 @@ def read_source(path: Path) -> tuple[dict, tuple]:
 
 def rerender(args: Args):
     attributes, layout = read_source(args.rerender)
-    record_dataset(args, attributes, background_folder(args), source=args.rerender, layout=layout)
+    backgrounds = background_folder(args)
+    attributes |= attributes_of_pictures(args, backgrounds)
+    record_dataset(args, attributes, backgrounds, source=args.rerender, layout=layout)
 
 
 # ---- Plain videos ------------------------------------------------------------------------------------------
@@ -628,7 +645,7 @@ def collect_videos(args: Args):
     val = args.output / f"{name}__videos__val.hdf5"
     folder = args.output / f"{name}__videos.partial"
     decoded = []
-    if not (train.exists() and val.exists()):
+    if not train.exists() or not val.exists() and len(videos) > 1:
         decoded = list(decode_videos(root, videos, folder))
         attributes["left_out"] = len(videos) - len(decoded)
         print(f"{attributes['left_out']} of {len(videos)} videos left out")
@@ -873,10 +890,13 @@ def make_video(source: int | Path) -> np.ndarray:
         raise SystemExit(f"error: no pictures (jpg, png, bmp, webp) in {source}")
     frames = []
     for file in files:
-        image = Image.open(file)
-        if image.mode.startswith("I"):  # 16 bits of grey
-            image = image.point(lambda value: value / 256)
-        image = image.convert("RGB").resize((SKY_HW, SKY_HW), Image.BILINEAR)  # squeezed, as in the suite
+        try:
+            image = Image.open(file)
+            if image.mode.startswith("I"):  # 16 bits of grey
+                image = image.point(lambda value: value / 256)
+            image = image.convert("RGB").resize((SKY_HW, SKY_HW), Image.BILINEAR)  # squeezed, as in the suite
+        except OSError as error:
+            raise SystemExit(f"error: {file}: {error}: replace this picture")
         frames.append(np.asarray(image))
     return np.stack(frames)
 
@@ -896,7 +916,7 @@ def find_videos(backgrounds: str) -> dict[str, list]:
         if missing:
             raise SystemExit(f"error: {root}: {len(missing)} DAVIS videos are missing: {', '.join(missing)}")
         return sources
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    folders = sorted(path for path in root.glob("[!.]*") if path.is_dir())
     if len(folders) < 2:
         raise SystemExit(f"error: --backgrounds {backgrounds}: no folders of frames, or only one")
     num_train = len(folders) * 2 // 3  # as in DAVIS
@@ -1264,6 +1284,11 @@ def refuse_bad_input(args: Args):
     if args.store_means and args.action_noise > 0:
         raise SystemExit("error: --store-means with --action-noise: actions would not say what acted")
     parse_shard(args.shard)
+    modes = [args.from_videos, args.preview, args.rerender]
+    if sum(map(bool, modes)) > 1:
+        raise SystemExit("error: --from-videos, --preview and --rerender: give one of them")
+    if args.shard != "1/1" and any(modes):
+        raise SystemExit("error: --shard is for collecting; a file that is rendered again keeps its own")
     if args.from_videos:
         find_plain_videos(args.from_videos)
         return
@@ -1275,7 +1300,8 @@ def refuse_bad_input(args: Args):
         return
     from dm_control import suite  # not above: it binds to OpenGL when it is first imported
 
-    tasks = ["-".join(names) for names in suite.ALL_TASKS]
+    # lqr has no episodes of 1,000 steps
+    tasks = ["-".join(names) for names in suite.ALL_TASKS if names[0] != "lqr"]
     if args.task not in tasks:
         raise SystemExit(f"error: --task {args.task}: dm_control has {', '.join(tasks)}")
     path = find_expert(args, args.task)
@@ -1295,7 +1321,7 @@ def main(args: Args):
         try:
             lock_file(lock)
         except BlockingIOError:
-            print(f"another process collects in {args.output}, which is waited for", flush=True)
+            print(f"waiting for another process that collects in {args.output}", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         if args.from_videos:
             collect_videos(args)
@@ -1311,8 +1337,9 @@ if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # for paths that it cannot encode
     try:
         main(parse_args(sys.argv[1:]))
-    except concurrent.futures.process.BrokenProcessPool:
-        raise SystemExit("error: a worker died, of memory if nothing is said above; the same command goes on")
+    except concurrent.futures.BrokenExecutor:
+        words = "error: a worker died, perhaps for lack of memory: give fewer --num-workers"
+        raise SystemExit(f"{words}; the same command goes on")
     except (KeyboardInterrupt, OSError) as error:  # a full disk, a folder without permission
         raise SystemExit(f"error: {str(error) or 'interrupted'}")
 

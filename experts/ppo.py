@@ -1,8 +1,9 @@
 """Proximal policy optimisation (PPO; Schulman et al., 2017): trains experts on states for collect_data.py.
 
 "Latent Action Learning Requires Supervision in the Presence of Distractors" (Nikulin et al., 2025; Appendix
-C) takes its experts from PPO, but for humanoid-walk (SAC, experts/sac.py). PPO's Gaussians have means that
-may lie outside [-1, 1]; the clipped action acts. collect_data.py plays PPO's experts where actions repeat.
+C) takes its experts from PPO; only humanoid-walk's is from SAC (experts/sac.py). PPO's Gaussians have means
+that may lie outside [-1, 1]; the clipped action acts. collect_data.py plays PPO's experts where actions
+repeat.
 
 cheetah-run returns 574 ± 101 (100 episodes, one seed) after 9 minutes (3 M steps at 5,500 steps/s) on one
 core of a shared AMD EPYC virtual machine. SAC returns more, but takes longer.
@@ -42,7 +43,7 @@ from tqdm import tqdm
 class Args:
     """A step is one decision in one environment. PPO's paper: Schulman et al. (2017), Table 3 (MuJoCo)."""
 
-    task: str = "cheetah-run"  # any task of dm_control's suite but lqr's
+    task: str = "cheetah-run"  # any task of dm_control's suite except lqr's
     seed: int = 0  # of the environments, the networks and the order of the batches
     expert: Path | None = None  # expert file (.npz) that --verify plays (default: experts/<task>__ppo.npz)
     output: Path = Path("runs/experts")  # folder for the expert, its learning curve and its checkpoint
@@ -388,6 +389,15 @@ class TrainingFiles:
                 f"error: {self.checkpoint} was made by {made_by}; remove it or give another --output"
             )
         print(f"continuing from {self.checkpoint} at step {self.state['step']:,}")
+        before = self.state.get("flags", {})
+        for name, value in self.flags().items():
+            if value != before.get(name, value):
+                print(f"--{name.replace('_', '-')} {value}: until this step it was {before[name]}")
+
+    def flags(self) -> dict[str, str]:
+        """The flags that decide how training goes on."""
+        kept = ("output", "eval_interval", "verify")
+        return {name: str(value) for name, value in vars(self.args).items() if name not in kept}
 
     def evaluate_and_save(self, step: int, layers: list, statistics: RunningMeanStd, state: dict) -> float:
         """Plays ten greedy episodes, writes all files, and gives the mean return.
@@ -409,6 +419,7 @@ class TrainingFiles:
             partial.rename(self.expert)
         saved = {
             "made_by": self.made_by,
+            "flags": self.flags(),
             "step": step,
             "seconds": seconds,
             "curve": self.curve,
@@ -487,6 +498,8 @@ def check_args(args: Args):
         raise SystemExit(f"error: --task {args.task}: dm_control has {', '.join(tasks)}")
     if args.action_repeat < 1 or EPISODE_LENGTH % args.action_repeat:
         raise SystemExit(f"error: --action-repeat {args.action_repeat}: must divide {EPISODE_LENGTH}")
+    if args.seed >= 2**31:
+        raise SystemExit(f"error: --seed {args.seed}: must be below {2**31}")
     for name, value in vars(args).items():
         least = 1 if isinstance(value, int) and name != "seed" else 0
         if isinstance(value, int | float) and not least <= value < math.inf:

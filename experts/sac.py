@@ -45,7 +45,7 @@ from tqdm import tqdm
 class Args:
     """A step is one decision in one environment. SAC's paper: Haarnoja et al. (2018), arXiv 1812.05905."""
 
-    task: str = "cheetah-run"  # any task of dm_control's suite but lqr's
+    task: str = "cheetah-run"  # any task of dm_control's suite except lqr's
     seed: int = 0  # of the environments, the networks and the replay
     expert: Path | None = None
     """expert file (.npz) that training begins from (default: none), or that --verify plays (default:
@@ -149,7 +149,7 @@ def train_sac(args: Args, path: Path):
 
     files = TrainingFiles(args, path, algorithm="sac", output="tanh")
     first_step = files.step
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed + first_step)
     rng = np.random.default_rng([args.seed, first_step])
     statistics = RunningMeanStd(shape=state_dim)
     agent = SAC(args, state_dim, action_dim)
@@ -166,9 +166,8 @@ def train_sac(args: Args, path: Path):
         set_statistics(statistics, files.state["statistics"])
     elif args.expert:
         begin_from(args, agent.actor, statistics)
-        first_step = args.learning_starts  # no random actions
     # from an expert: first its episodes fill the buffer, then the critics learn, then the policy changes
-    first_actor_step = 3 * args.learning_starts if args.expert else 0
+    first_actor_step = 2 * args.learning_starts if args.expert else 0
 
     bar = tqdm(
         desc=f"sac {args.task}",
@@ -181,13 +180,13 @@ def train_sac(args: Args, path: Path):
         # one step of all environments
         if (step - first_step) // args.num_envs % episode_length == 0:
             states, _ = envs.reset(seed=args.seed + step)
-        if step < args.learning_starts:
+        if step < args.learning_starts and not args.expert:
             actions = rng.uniform(-1, 1, (args.num_envs, action_dim)).astype(np.float32)
         else:
             with torch.no_grad():
                 actions, _ = agent.sample(standardize(states, statistics))
             actions = bursts.replace(actions.numpy(), rng)
-        next_states, rewards, *_ = envs.step(actions.clip(-1, 1))
+        next_states, rewards, *_ = envs.step(actions)
         statistics.update(states)
         buffer.add(states, actions, rewards, next_states)
         states = next_states
@@ -505,6 +504,15 @@ class TrainingFiles:
                 f"error: {self.checkpoint} was made by {made_by}; remove it or give another --output"
             )
         print(f"continuing from {self.checkpoint} at step {self.state['step']:,}")
+        before = self.state.get("flags", {})
+        for name, value in self.flags().items():
+            if value != before.get(name, value):
+                print(f"--{name.replace('_', '-')} {value}: until this step it was {before[name]}")
+
+    def flags(self) -> dict[str, str]:
+        """The flags that decide how training goes on."""
+        kept = ("output", "eval_interval", "verify")
+        return {name: str(value) for name, value in vars(self.args).items() if name not in kept}
 
     def evaluate_and_save(self, step: int, layers: list, statistics: RunningMeanStd, state: dict) -> float:
         """Plays ten greedy episodes, writes all files, and gives the mean return.
@@ -526,6 +534,7 @@ class TrainingFiles:
             partial.rename(self.expert)
         saved = {
             "made_by": self.made_by,
+            "flags": self.flags(),
             "step": step,
             "seconds": seconds,
             "curve": self.curve,
@@ -604,6 +613,8 @@ def check_args(args: Args):
         raise SystemExit(f"error: --task {args.task}: dm_control has {', '.join(tasks)}")
     if args.action_repeat < 1 or EPISODE_LENGTH % args.action_repeat:
         raise SystemExit(f"error: --action-repeat {args.action_repeat}: must divide {EPISODE_LENGTH}")
+    if args.seed >= 2**31:
+        raise SystemExit(f"error: --seed {args.seed}: must be below {2**31}")
     for name, value in vars(args).items():
         least = 1 if isinstance(value, int) and name != "seed" else 0
         if isinstance(value, int | float) and not least <= value < math.inf:
@@ -618,8 +629,10 @@ def check_lengths(args: Args):
         raise SystemExit(f"error: --episode-length {episode_length}: from 2 × --n-step to {longest}")
     if args.buffer_size < args.num_envs * episode_length:
         raise SystemExit("error: --buffer-size: must hold an episode of each of --num-envs")
-    if args.expert and args.total_steps < 3 * args.learning_starts:
-        raise SystemExit("error: --total-steps: with --expert at least 3 × --learning-starts")
+    if args.learning_starts < args.n_step * args.num_envs:
+        raise SystemExit("error: --learning-starts: at least --n-step × --num-envs")
+    if args.expert and args.total_steps < 2 * args.learning_starts:
+        raise SystemExit("error: --total-steps: with --expert at least 2 × --learning-starts")
 
 
 def main(args: Args):

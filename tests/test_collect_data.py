@@ -249,6 +249,14 @@ def test_other_settings_do_not_overwrite(collect, collected):
     assert {path: path.stat().st_mtime for path in collected.glob("*.hdf5")} == before
 
 
+def test_an_evaluation_file_of_other_settings_is_found_first(collect, collected, tmp_path):
+    """Not when the training file has been recorded."""
+    shutil.copy(collected / NAME.format("val"), tmp_path)
+    with pytest.raises(SystemExit, match="error: .*val.hdf5 exists and differs in seed"):
+        collect(tmp_path, *NUMBERS, "--seed", 1)
+    assert not list(tmp_path.glob("*train*"))
+
+
 def test_files_of_an_earlier_version_are_not_taken(collect, collected, tmp_path):
     path = Path(shutil.copy(collected / NAME.format("train"), tmp_path))
     with h5py.File(path, "r+") as file:
@@ -267,7 +275,7 @@ def test_second_process_on_one_folder(collect, collected, capsys):
     fcntl.flock(file, fcntl.LOCK_EX)
     threading.Timer(1, file.close).start()
     collect(collected, *NUMBERS)
-    assert file.closed and "another process collects in" in capsys.readouterr().out
+    assert file.closed and "waiting for another process" in capsys.readouterr().out
 
 
 def test_shards_hold_the_trajectories_of_the_whole(collect, collected, tmp_path):
@@ -304,6 +312,17 @@ def test_workers_are_as_many_as_the_cores_of_the_job(cores, monkeypatch):
 def test_bad_shard(shard):
     with pytest.raises(SystemExit, match=f"error: --shard {shard}: give k/n"):
         collect_data.parse_shard(shard)
+
+
+def test_the_order_of_the_names_is_that_of_the_shards():
+    attributes = {"domain_name": "cheetah", "task_name": "run", "difficulty": "hard", "split": "train"}
+    attributes |= {"action_repeat": 1, "action_noise": 0, "store_means": False}
+    for count in (16, 120):
+        paths = []
+        for number in range(1, count + 1):
+            paths.append(collect_data.dataset_path(Path(), attributes | {"shard": f"{number}/{count}"}))
+        assert paths == sorted(paths)
+        assert paths[2].name == f"cheetah-run__hard__train__{'0' * (count > 100)}03-of-{count}.hdf5"
 
 
 # ---- Perturbed actions, and decisions that act for several steps ------------------------------------------
@@ -489,10 +508,16 @@ def no_physics(path: Path):
         del file["0/physics"]
 
 
+def unfinished(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["dataset_return"] = np.nan
+
+
 @pytest.mark.parametrize(
     "change,message",
     [
         (no_physics, "has no physics"),
+        (unfinished, "its collection has not finished"),
         (lambda path: path.write_bytes(path.read_bytes()[:100_000]), "not a whole dataset"),
         (lambda path: path.write_text("not HDF5"), "not a whole dataset"),
         (lambda path: path.unlink(), "not a whole dataset"),
@@ -852,6 +877,21 @@ def test_frames_without_leading_zeros(tmp_path):
     assert list(video[:, 0, 0, 0]) == list(range(0, 240, 20))
 
 
+def test_hidden_folders_are_no_videos(tmp_path):
+    for name in (".cache", "one", "two", "three"):
+        (tmp_path / name).mkdir()
+    found = collect_data.find_videos(str(tmp_path))
+    assert [folder.name for split in ("train", "val") for folder in found[split]] == ["one", "three", "two"]
+
+
+def test_a_damaged_picture_is_named(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "0.jpg")
+    path = tmp_path / "0.jpg"
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(SystemExit, match="^error: .*/0.jpg: .*: replace this picture$"):
+        collect_data.make_video(tmp_path)
+
+
 @pytest.mark.parametrize("mode", ["L", "I;16"])
 def test_frames_of_16_bits_look_like_those_of_8(mode, tmp_path):
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(10, 0).repeat(10, 1)
@@ -953,6 +993,9 @@ def test_procedural_videos_are_textures_in_motion():
         (["--shard", "3/2"], "error: --shard 3/2"),
         (["--rerender", "nowhere.hdf5"], "error: --rerender nowhere.hdf5: not a whole dataset"),
         (["--from-videos", "empty"], "no videos (.mp4"),
+        (["--preview", "--from-videos", "empty"], "error: --from-videos, --preview and --rerender: give one"),
+        (["--shard", "1/2", "--rerender", "x.hdf5"], "error: --shard is for collecting"),
+        (["--task", "lqr-lqr_2_1"], "error: --task lqr-lqr_2_1: dm_control has"),
     ],
 )
 def test_bad_input_gets_one_line(words, message, tmp_path, monkeypatch):

@@ -128,7 +128,7 @@ def test_data_without_masks_get_one_line(masked_file, tmp_path):
     masklam.load_data(parse(path))
     with h5py.File(path, "r+") as file:
         del file["1/mask"]
-    refusal = f"error: {re.escape(str(path))} has no masks, as collect_data.py --masks stores them$"
+    refusal = f"error: {re.escape(str(path))} lacks masks, uint8 .T, 64, 64., contiguous .--masks.$"
     with pytest.raises(SystemExit, match=refusal):
         masklam.load_data(parse(path))
     with h5py.File(path, "r+") as file:

@@ -1,4 +1,4 @@
-"""MaskLAM (arXiv 2602.02259), a variant of lapo.py: the loss counts the agent's pixels alone. LAPO is that of
+"""MaskLAM (arXiv 2602.02259), a variant of lapo.py: the loss counts the agent's pixels alone. LAPO is in
 
 "Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025; Table 5.
 
@@ -6,8 +6,9 @@ A latent action model (LAM) watches videos without actions: an inverse dynamics 
 between two observations with a latent action z, and a forward dynamics model (FDM) must predict the next
 observation's pixels from the present one and z: with distractors z also names what the background does. A
 policy imitates z on all videos, and a small decoder turns the policy's z into true actions.
-Here the loss counts the agent's pixels of the next observation alone, so that z need not. Training files must
-hold its masks: `mask` beside obs, uint8 (T, 64, 64), of collect_data.py --masks or of any segmentation.
+Here the loss counts the agent's pixels of the next observation alone, so z need not name the background.
+Training files must hold masks of the agent: `mask` beside obs, uint8 (T, 64, 64), contiguous, of
+collect_data.py --masks or of any segmentation.
 
     stage 1  LAM             videos           →  lam.pt
     stage 2  latent BC       videos, z        →  actor.pt         policy obs → z
@@ -1858,7 +1859,7 @@ def load_data(args):
         raise SystemExit(f"error: {eval_data.paths[0]}: one trajectory is too few to fit and to test probes")
     if data.mask_offset.min() < 0:
         path = data.paths[data.file[data.mask_offset.argmin()]]
-        raise SystemExit(f"error: {path} has no masks, as collect_data.py --masks stores them")
+        raise SystemExit(f"error: {path} lacks masks, uint8 (T, 64, 64), contiguous (--masks)")
     fewest = labeled_data.transitions(labeled_data.shuffle[: min(budgets)])
     if len(fewest) == 0:
         raise SystemExit(f"error: {min(budgets)} labelled trajectories of {source} have no two frames")
