@@ -674,9 +674,8 @@ def test_a_variant_is_shown_behind_the_method_it_is_like(writer, capsys):
     found = plot.load_table(writer.args(like=("laom_cosine=laom",)))
     printed = capsys.readouterr().out
     assert "laom_cosine: 2 runs" in printed and "lam.learning_rate is 0.5, laom's 0.0005" in printed
-    (axes,) = figures.draw_summary(
-        found.only(commands.list_figures(found.scale)["figure_01"]), "figure_01"
-    ).axes
+    about = commands.list_figures(found.scale)["figure_01"]
+    (axes,) = figures.draw_summary(found.only(about), "figure_01", about).axes
     assert [tick.get_text().split("\n")[1] for tick in axes.get_xticklabels()][4] == "laom_cosine"
     with pytest.raises(SystemExit, match="error: --like laom_cosine: give VARIANT=METHOD"):
         plot.load_table(writer.args(like=("laom_cosine",)))
@@ -688,7 +687,7 @@ def test_figure_06_shows_what_z_tells(writer):
     for name in ALL["figure_06"].distractors:
         for seed in (0, 1):
             writer.run(name, seed=seed, error=0.2 if name == "lapo" else 0.6 + 0.2 * seed)
-    axes = figures.draw_probes(writer.table(), "figure_06").axes
+    axes = figures.draw_probes(writer.table(), "figure_06", ALL["figure_06"]).axes
     labels = [ax.get_ylabel() for ax in axes]
     assert labels == ["probe error, MSE / Var(a)", "R² of the perturbation", "R² of the expert's action"]
     for ax, tells, blind in zip(axes, (0.2, 0.8, 0.9), (0.2, 0.01, 0.4)):
