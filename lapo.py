@@ -1199,8 +1199,8 @@ class Rehearsal:
 def rehearse(args, datasets, environments):
     """Plays a run through in seconds, so that what would fail after hours fails now, and leaves no trace.
 
-    Each stage has one update of a full batch, uncompiled, for the smallest and the largest label budget;
-    measures see as many transitions, and an episode of each kind has two steps.
+    Each stage has one update of a full batch, uncompiled, for the smallest and the largest label budget.
+    Measures see as many transitions as a batch has. An episode of each kind has two steps.
     """
     began = time.time()
     args = copy.deepcopy(args)

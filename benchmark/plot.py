@@ -13,10 +13,10 @@ means are over the tasks and seeds with which all have run. With all figures it 
 each claim of the paper.
 
 Lines and bars are means over tasks, of means over seeds. Dots are seeds, vertical lines their 95% t
-intervals. Scores are returns over the mean return on seen videos of bc.py on all labels of the same task,
-with the same distractors, at this scale; over the paper's Table 3 where a kind of data in the figure has no
-such run. Probe errors are MSE / Var(a), held out, at k = 1; the paper's are MSEs of an online probe on raw
-actions, over 27, their variance in the mean of its tasks.
+intervals. A score is a return over that of bc.py on all labels: its mean on seen videos, on the same kind of
+data, at this scale. Where a kind of data in the figure has no such run, it is over the paper's Table 3. Probe
+errors are MSE / Var(a), held out, at k = 1; the paper's are MSEs of an online probe on raw actions, over 27,
+their variance in the mean of its tasks.
 
 A claim is a ratio for each task and seed; of a share (R²) it takes what is unexplained, 1 - R². Cells are
 geometric means with 95% t intervals of the logarithms. A claim holds or fails where two whole intervals lie
