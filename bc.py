@@ -192,13 +192,12 @@ class Actor(nn.Module):
 # ---- Behaviour cloning -------------------------------------------------------------------------------------
 
 
-def train_actor(args, data, index, num_updates, stage, run):
-    """Clones the true actions of the transitions (data at index)."""
+def train_actor(args, data, index, labels, units, num_updates, stage, run):
+    """Clones labels (N, A), actions in units of (mean, scale), on the transitions (data at index)."""
     cfg = args.bc
     torch.manual_seed(args.seed)
-    actor = Actor(cfg, args.frame_stack, data.actions.shape[1])
-    mean, scale = units_of(data.task, data.actions[index])
-    set_units(actor, mean, scale)
+    actor = Actor(cfg, args.frame_stack, labels.shape[1])
+    set_units(actor, *units)
     actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
@@ -209,12 +208,11 @@ def train_actor(args, data, index, num_updates, stage, run):
     for step in run.steps(stage, total, cfg.batch_size, actor=actor, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
 
-        batch = index[batch_rows(len(index), cfg.batch_size, args.seed, step)]
-        obs = data.observe(batch)
-        actions = to_device(data.actions[batch], args.device)
+        rows = batch_rows(len(index), cfg.batch_size, args.seed, step)
+        obs = data.observe(index[rows])
 
         with args.autocast():
-            loss = F.mse_loss(actor(obs).float(), (actions - actor.mean) / actor.scale)
+            loss = F.mse_loss(actor(obs).float(), labels[to_device(rows, args.device)])
 
         optim.zero_grad()
         loss.backward()
@@ -223,7 +221,8 @@ def train_actor(args, data, index, num_updates, stage, run):
 
         if run.log_due(step):
             run.log(step, optim, loss=loss)
-    warn_if_dead(args, actor, data, index, (data.actions[index] / scale).var(0).mean(), stage, run)
+    if total > 0:
+        warn_if_dead(args, actor, data, index, labels.var(0).mean(), stage, run)
     return actor
 
 
@@ -1491,13 +1490,15 @@ def load_data(args):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
     if labeled_data.has_actions and (labeled_data.actions == labeled_data.actions[0]).all():
         raise SystemExit(f"error: {source}: all actions are the same")
-    fewest = labeled_data.transitions(labeled_data.shuffle[: min(budgets)])
-    num_transitions = min(len(fewest), len(data.transitions(data.shuffle)))
-    if num_transitions < args.bc.batch_size:
-        raise SystemExit(
-            f"error: --bc.batch-size {args.bc.batch_size}: --data, or {min(budgets)} labelled trajectories, "
-            f"have only {num_transitions} transitions"
-        )
+    smallest = labeled_data.shuffle[: min(budgets)]
+    for flag, size, dataset, trajectories in (
+        ("--bc.batch-size", args.bc.batch_size, labeled_data, smallest),
+        ("--bc.batch-size", args.bc.batch_size, data, data.shuffle),
+    ):
+        number = len(dataset.transitions(trajectories))
+        if number < size:
+            trajectories_of = f"{len(trajectories)} trajectories of {dataset.paths[0]}"
+            raise SystemExit(f"error: {flag} needs {size} transitions: {trajectories_of} have {number}")
     if "all" in args.num_labeled_trajectories and data.actions.isnan().any():
         raise SystemExit(f"error: --num-labeled-trajectories all: not all of {data.paths[0]} have actions")
     if len({dataset.action_repeat for dataset in (data, labeled_data, eval_data)}) > 1:
@@ -1528,12 +1529,15 @@ def run_stages(args, data, labeled_data, eval_data, environments, run):
         num_updates = args.bc.num_updates
         if budget == "all":
             num_updates = args.bc.num_epochs * (len(index) // args.bc.batch_size)
-        actor = train_actor(args, source, index, num_updates, f"actor_{budget}", run)
+        mean, scale = units_of(source.task, source.actions[index])
+        labels = ((source.actions[index] - mean) / scale).to(args.device)
+        units = (mean, scale)
+        actor = train_actor(args, source, index, labels, units, num_updates, f"actor_{budget}", run)
         if RANK == 0:
             policy = partial(act, actor)
-            errors = policy_errors(args, policy, eval_data)
-            print_measures(f"BC with {budget} labelled trajectories", errors, run)
-            run.finish_budget(budget, errors, *evaluate(args, environments, policy, run))
+            measures = policy_errors(args, policy, eval_data)
+            print_measures(f"BC with {budget} labelled trajectories", measures, run)
+            run.finish_budget(budget, measures, *evaluate(args, environments, policy, run))
 
 
 def main(args):

@@ -293,22 +293,19 @@ def train_idm(args, data, index, stage, run):
 # ---- Stage 2: behaviour cloning of the IDM's labels --------------------------------------------------------
 
 
-def train_actor(args, data, idm, stage, run):
-    """Clones the IDM's labels on all transitions."""
+def train_actor(args, data, index, labels, units, num_updates, stage, run):
+    """Clones labels (N, A), actions in units of (mean, scale), on the transitions (data at index)."""
     cfg = args.bc
     torch.manual_seed(args.seed)
-    actor = Actor(cfg, args.frame_stack, idm.head.output.out_features)
-    set_units(actor, idm.mean, idm.scale)
+    actor = Actor(cfg, args.frame_stack, labels.shape[1])
+    set_units(actor, *units)
     actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
         actor.compile(dynamic=False)
 
-    index = data.transitions(data.shuffle)
-    labels = infer_all(args, idm, data, index)
-    updates_per_epoch = len(index) // cfg.batch_size
-    total = cfg.num_epochs * updates_per_epoch
-    warmup = cfg.warmup_epochs * updates_per_epoch
+    total = num_updates
+    warmup = min(cfg.warmup_epochs * (len(index) // cfg.batch_size), total)
     for step in run.steps(stage, total, cfg.batch_size, actor=actor, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
 
@@ -414,10 +411,10 @@ def fit_ridge(z, target, penalties=PENALTIES):
     target_mean = target.mean(0)
     x, x_chooses = ((z - z_mean) / z_scale).double().tensor_split([4 * len(z) // 5])
     y, y_chooses = (target - target_mean).double().tensor_split([4 * len(z) // 5])
-    variances, axes = torch.linalg.eigh(x.T @ x / len(x))
-    covariances = axes.T @ (x.T @ y) / len(x)
-    variances = variances.clamp(min=0)[:, None]
-    candidates = [axes @ (covariances / (variances + penalty)) for penalty in penalties]
+    gram = x.T @ x / len(x)
+    covariances = x.T @ y / len(x)
+    one = torch.eye(len(gram)).to(gram)
+    candidates = [torch.linalg.solve(gram + penalty * one, covariances) for penalty in penalties]
     errors = torch.stack([F.mse_loss(x_chooses @ candidate, y_chooses) for candidate in candidates])
     weight = candidates[errors.argmin()].float()
     return lambda z: (z - z_mean) / z_scale @ weight + target_mean
@@ -1681,18 +1678,17 @@ def load_data(args):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
     if labeled_data.has_actions and (labeled_data.actions == labeled_data.actions[0]).all():
         raise SystemExit(f"error: {source}: all actions are the same")
-    num_transitions = len(data.transitions(data.shuffle))
-    for flag, size in (("--bc.batch-size", args.bc.batch_size),):
-        if num_transitions < size:
-            raise SystemExit(f"error: {flag} {size}: {data.paths[0]} has only {num_transitions} transitions")
     if not split_for_probes(args, labeled_data, eval_data)[1]:
         raise SystemExit(f"error: {eval_data.paths[0]}: one trajectory is too few to fit and to test probes")
-    fewest = labeled_data.transitions(labeled_data.shuffle[: min(budgets)])
-    if len(fewest) < args.idm.batch_size:
-        raise SystemExit(
-            f"error: --idm.batch-size {args.idm.batch_size}: {min(budgets)} labelled trajectories have only "
-            f"{len(fewest)} transitions"
-        )
+    smallest = labeled_data.shuffle[: min(budgets)]
+    for flag, size, dataset, trajectories in (
+        ("--idm.batch-size", args.idm.batch_size, labeled_data, smallest),
+        ("--bc.batch-size", args.bc.batch_size, data, data.shuffle),
+    ):
+        number = len(dataset.transitions(trajectories))
+        if number < size:
+            trajectories_of = f"{len(trajectories)} trajectories of {dataset.paths[0]}"
+            raise SystemExit(f"error: {flag} needs {size} transitions: {trajectories_of} have {number}")
     if len({dataset.action_repeat for dataset in (data, labeled_data, eval_data)}) > 1:
         raise SystemExit(f"error: {source}: data, labelled and evaluation data differ in their action_repeat")
     files = {*map(os.path.realpath, data.paths + labeled_data.paths)}
@@ -1721,7 +1717,11 @@ def run_stages(args, data, labeled_data, eval_data, environments, run):
         if RANK == 0:
             errors = held_out_error(args, idm, labeled_data, eval_data)
             print_measures(f"IDM with {budget} labelled trajectories", errors, run)
-        actor = train_actor(args, data, idm, f"actor_{budget}", run)
+        index = data.transitions(data.shuffle)
+        labels = infer_all(args, idm, data, index)
+        num_updates = args.bc.num_epochs * (len(index) // args.bc.batch_size)
+        units = (idm.mean, idm.scale)
+        actor = train_actor(args, data, index, labels, units, num_updates, f"actor_{budget}", run)
         if RANK == 0:
             policy = partial(act, actor)
             measures = errors | policy_errors(args, policy, eval_data)

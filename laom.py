@@ -559,10 +559,10 @@ def fit_ridge(z, target, penalties=PENALTIES):
     target_mean = target.mean(0)
     x, x_chooses = ((z - z_mean) / z_scale).double().tensor_split([4 * len(z) // 5])
     y, y_chooses = (target - target_mean).double().tensor_split([4 * len(z) // 5])
-    variances, axes = torch.linalg.eigh(x.T @ x / len(x))
-    covariances = axes.T @ (x.T @ y) / len(x)
-    variances = variances.clamp(min=0)[:, None]
-    candidates = [axes @ (covariances / (variances + penalty)) for penalty in penalties]
+    gram = x.T @ x / len(x)
+    covariances = x.T @ y / len(x)
+    one = torch.eye(len(gram)).to(gram)
+    candidates = [torch.linalg.solve(gram + penalty * one, covariances) for penalty in penalties]
     errors = torch.stack([F.mse_loss(x_chooses @ candidate, y_chooses) for candidate in candidates])
     weight = candidates[errors.argmin()].float()
     return lambda z: (z - z_mean) / z_scale @ weight + target_mean
@@ -1916,15 +1916,18 @@ def load_data(args):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
     if labeled_data.has_actions and (labeled_data.actions == labeled_data.actions[0]).all():
         raise SystemExit(f"error: {source}: all actions are the same")
-    num_transitions = len(data.transitions(data.shuffle))
-    for flag, size in (("--lam.batch-size", args.lam.batch_size), ("--bc.batch-size", args.bc.batch_size)):
-        if num_transitions < size:
-            raise SystemExit(f"error: {flag} {size}: {data.paths[0]} has only {num_transitions} transitions")
     if not split_for_probes(args, labeled_data, eval_data)[1]:
         raise SystemExit(f"error: {eval_data.paths[0]}: one trajectory is too few to fit and to test probes")
-    fewest = labeled_data.transitions(labeled_data.shuffle[: min(budgets)])
-    if len(fewest) == 0:
-        raise SystemExit(f"error: {min(budgets)} labelled trajectories of {source} have no two frames")
+    smallest = labeled_data.shuffle[: min(budgets)]
+    for flag, size, dataset, trajectories in (
+        ("--lam.batch-size", args.lam.batch_size, data, data.shuffle),
+        ("--bc.batch-size", args.bc.batch_size, data, data.shuffle),
+        ("--num-labeled-trajectories", 1, labeled_data, smallest),
+    ):
+        number = len(dataset.transitions(trajectories))
+        if number < size:
+            trajectories_of = f"{len(trajectories)} trajectories of {dataset.paths[0]}"
+            raise SystemExit(f"error: {flag} needs {size} transitions: {trajectories_of} have {number}")
     if len({dataset.action_repeat for dataset in (data, labeled_data, eval_data)}) > 1:
         raise SystemExit(f"error: {source}: data, labelled and evaluation data differ in their action_repeat")
     files = {*map(os.path.realpath, data.paths + labeled_data.paths)}

@@ -108,15 +108,15 @@ def train_stage(stage: str, method, args, run: ShortRun):
         method.train_lam(args, data, "lam", run)
     elif kind == "idm":
         method.train_idm(args, data, labeled_index, "idm_8", run)
-    elif name == "bc":
-        method.train_actor(args, data, data.transitions(data.shuffle), 10**6, "actor_all", run)
+    elif name in ("idm", "bc"):  # whose actors differ in where their labels come from
+        index = data.transitions(data.shuffle)
+        units = method.units_of(data.task, data.actions)
+        labels = data.actions[index].to(args.device)
+        method.train_actor(args, data, index, labels, units, 10**6, "actor_all", run)
     else:
-        if name == "idm":
-            network = method.IDM(args.idm, args.frame_stack, data.actions.shape[1])
-        else:
-            network = method.LAM(args.lam, args.frame_stack)
-        network = network.to(args.device, memory_format=torch.channels_last).requires_grad_(False)
-        method.train_actor(args, data, network, "actor", run)
+        lam = method.LAM(args.lam, args.frame_stack)
+        lam = lam.to(args.device, memory_format=torch.channels_last).requires_grad_(False)
+        method.train_actor(args, data, lam, "actor", run)
 
 
 def measure(stage: str, own: Args) -> dict[str, float]:

@@ -10,8 +10,9 @@ def test_it_beats_random_actions(clean_file, forks):
     args = parse("bc.py", clean_file, eval__num_episodes=2, eval__max_steps=60, **changes)
     data, _, eval_data = bc.load_data(args)
     index = data.transitions(data.shuffle)
+    units = bc.units_of(data.task, data.actions)
     recorder = Recorder(120, keep=False)
-    actor = bc.train_actor(args, data, index, 120, "actor_all", recorder)
+    actor = bc.train_actor(args, data, index, data.actions[index], units, 120, "actor_all", recorder)
     assert bc.policy_errors(args, actor, eval_data)["policy_mse_over_var/unseen_videos"] < 0.7
     environments, _ = bc.find_environments(args, data)
     returns, _ = bc.evaluate(args, environments, actor, recorder)

@@ -33,11 +33,11 @@ def train_stages(script, data_file, steps):
     data = method.Dataset(args.data, args)
     index = data.transitions(data.shuffle[:2])
     run = Recorder(steps, keep=False)
-    if script == "bc.py":
-        method.train_actor(args, data, index, steps, "actor_2", run)
-    elif script == "idm.py":
-        idm = method.train_idm(args, data, index, "idm_2", run)
-        method.train_actor(args, data, idm, "actor_2", run)
+    if script in ("idm.py", "bc.py"):
+        if script == "idm.py":
+            method.train_idm(args, data, index, "idm_2", run)
+        units = method.units_of(data.task, data.actions)
+        method.train_actor(args, data, index, data.actions[index], units, steps, "actor_2", run)
     elif script == "laom_supervised.py":
         lam = method.train_lam(args, data, data, index, "lam_2", run)
         method.train_actor(args, data, lam, "actor_2", run)

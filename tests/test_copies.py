@@ -64,8 +64,8 @@ REASONS: dict[str, dict[str, str]] = {
         "variants/masklam.py": "the loss counts masks",
     },
     "train_actor": {
-        "idm.py": "labels are the IDM's actions",
-        "bc.py": "labels are true actions",
+        "idm.py": "labels are actions",
+        "bc.py": "labels are actions",
     },
     "act": {
         "idm.py": "the actor's answers are actions",
@@ -78,8 +78,8 @@ REASONS: dict[str, dict[str, str]] = {
         "bc.py": "a budget may be all trajectories",
     },
     "load_data": {
-        "idm.py": "its batch sizes",
-        "bc.py": "its batch sizes; a budget may be all trajectories",
+        "idm.py": "how many transitions its stages need",
+        "bc.py": "how many transitions its stage needs; a budget may be all trajectories",
         "variants/masklam.py": "masks must be there",
     },
     "Dataset": {

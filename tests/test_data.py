@@ -243,7 +243,10 @@ def test_bc_on_all_of_data_that_lack_actions(short_file, other_task):
     "changes,message",
     [
         ({"num_labeled_trajectories": (5,)}, "error: --num-labeled-trajectories 5: more than"),
-        ({"lam__batch_size": 4000}, "error: --lam.batch-size 4000: {file} has only 147 transitions"),
+        (
+            {"lam__batch_size": 4000},
+            "--lam.batch-size needs 4000 transitions: 3 trajectories of {file} have 147",
+        ),
         ({"eval__backgrounds": "nowhere"}, "error: no videos (*.npy) in nowhere/train"),
         ({"data": "{folder}/*.hdf5"}, "--eval-data"),  # training and evaluation file
         ({"eval_data": "{file}"}, "--eval-data"),
@@ -300,7 +303,7 @@ def short_first(file):
     [
         (one_frame_each, "no trajectory has two frames"),
         (constant_actions, "all actions are the same"),
-        (short_first, "1 labelled trajectories of .* have no two frames"),
+        (short_first, "--num-labeled-trajectories needs 1 transitions: 1 trajectories of .* have 0"),
     ],
 )
 def test_data_from_which_nothing_is_learned_get_one_line(change, message, short_file, tmp_path):

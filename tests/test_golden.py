@@ -106,9 +106,15 @@ def train(script: str, path: Path) -> dict[str, float]:
         method.train_decoder(args, data, index, actor, "decoder", run)
     elif hasattr(method, "IDM"):
         idm = method.train_idm(args, data, index, "idm", run)
-        method.train_actor(args, data, idm, "actor", run)
+        everything = data.transitions(data.shuffle)
+        labels = method.infer_all(args, idm, data, everything)
+        num_updates = args.bc.num_epochs * (len(everything) // args.bc.batch_size)
+        units = (idm.mean, idm.scale)
+        method.train_actor(args, data, everything, labels, units, num_updates, "actor", run)
     else:
-        method.train_actor(args, data, index, UPDATES, "actor", run)
+        units = method.units_of(data.task, data.actions[index])
+        labels = (data.actions[index] - units[0]) / units[1]
+        method.train_actor(args, data, index, labels, units, UPDATES, "actor", run)
     return run.losses
 
 

@@ -23,14 +23,15 @@ def test_the_actor_clones_the_idm(short_file):
     ends = []
     torch.manual_seed(0)
     network = idm.IDM(args.idm, 3, 6).requires_grad_(False)
+    units = (network.mean, network.scale)
+    index = data.transitions(data.shuffle)
     for sign in (1, -1):
         data.actions *= sign
+        labels = idm.infer_all(args, network, data, index)
         recorder = Recorder(27)
-        actor = idm.train_actor(args, data, network, "actor_1", recorder)
+        actor = idm.train_actor(args, data, index, labels, units, 27, "actor_1", recorder)
         ends.append(recorder.history[-1]["actor"])
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
-    index = data.transitions(data.shuffle)
-    labels = idm.infer_all(args, network, data, index)
     torch.manual_seed(args.seed)
     fresh = idm.Actor(args.bc, 3, 6)
     errors = []
@@ -41,9 +42,10 @@ def test_the_actor_clones_the_idm(short_file):
 
 
 def test_an_actor_that_was_not_to_be_trained_is_not_called_dead(short_file):
-    args = parse("idm.py", short_file, bc__num_epochs=0)
+    args = parse("idm.py", short_file)
     data = idm.Dataset(args.data, args)
-    network = idm.IDM(args.idm, 3, 6).requires_grad_(False)
+    index = data.transitions(data.shuffle)
+    units = idm.units_of(data.task, data.actions)
     recorder = Recorder(0)
-    idm.train_actor(args, data, network, "actor_1", recorder)
+    idm.train_actor(args, data, index, data.actions[index], units, 0, "actor_1", recorder)
     assert not recorder.said

@@ -107,7 +107,7 @@ def test_too_many_open_files(drawn, tmp_path):
 
 def test_batches_larger_than_the_data_name_their_flag(drawn):
     args = parse("laom.py", drawn, lam__batch_size=400)
-    with pytest.raises(SystemExit, match="--lam.batch-size 400: .* has only 312 transitions"):
+    with pytest.raises(SystemExit, match="--lam.batch-size needs 400 transitions: 8 .* have 312"):
         laom.load_data(args)
     laom.load_data(parse("laom.py", drawn, decoder__batch_size=4000))  # drawn with replacement: it needs none
 
@@ -116,7 +116,7 @@ def test_all_labels_are_those_of_the_data(drawn):
     """Which may be fewer than the labelled file has."""
     args = parse("bc.py", drawn, num_labeled_trajectories=("all",), trajectories_per_file=1)
     args.bc.batch_size = 300
-    with pytest.raises(SystemExit, match="--bc.batch-size 300: --data, or 8 labelled .* have only 39"):
+    with pytest.raises(SystemExit, match="--bc.batch-size needs 300 transitions: 1 .* have 39"):
         bc.load_data(args)
     args.trajectories_per_file = None
     bc.load_data(args)

@@ -29,11 +29,15 @@ def train(method, path) -> dict[str, float]:
     run = LastLoss()
     measures = {}
     if method is bc:
-        actor = bc.train_actor(args, data, index, UPDATES, "actor", run)
+        units = bc.units_of(data.task, data.actions[index])
+        labels = (data.actions[index] - units[0]) / units[1]
+        actor = bc.train_actor(args, data, index, labels, units, UPDATES, "actor", run)
         policy = partial(bc.act, actor)
     elif method is idm:
         network = idm.train_idm(args, data, index, "idm", run)
-        actor = idm.train_actor(args, data, network, "actor", run)
+        labels = idm.infer_all(args, network, data, index)
+        units = (network.mean, network.scale)
+        actor = idm.train_actor(args, data, index, labels, units, UPDATES, "actor", run)
         policy = partial(idm.act, actor)
         measures = idm.held_out_error(args, network, data, data)
     else:
