@@ -137,7 +137,7 @@ DEMO = Args(
 )
 PRESETS = {
     "paper": (f"Appendix F to the letter (default; the other preset is demo)\n\n{__doc__}", Args()),
-    "demo": (f"every budget on a laptop without a GPU, minutes\n\n{__doc__}", DEMO),
+    "demo": (f"the whole pipeline on a laptop without a GPU, minutes\n\n{__doc__}", DEMO),
 }
 
 
@@ -192,19 +192,20 @@ class Actor(nn.Module):
 # ---- Behaviour cloning -------------------------------------------------------------------------------------
 
 
-def train_actor(args, data, index, labels, units, num_updates, stage, run):
-    """Clones labels (N, A), actions in units of (mean, scale), on the transitions (data at index)."""
+def train_actor(args, data, index, labels, mean, scale, num_updates, stage, run):
+    """Clones labels (N, A), which are (action - mean) / scale, on the transitions (data at index)."""
     cfg = args.bc
     torch.manual_seed(args.seed)
-    actor = Actor(cfg, args.frame_stack, labels.shape[1])
-    set_units(actor, *units)
+    actor = Actor(cfg, args.frame_stack, len(mean))
+    set_units(actor, mean, scale)
     actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
         actor.compile(dynamic=False)
 
+    updates_per_epoch = len(index) // cfg.batch_size
     total = num_updates
-    warmup = min(cfg.warmup_epochs * (len(index) // cfg.batch_size), total)
+    warmup = min(cfg.warmup_epochs * updates_per_epoch, total)
     for step in run.steps(stage, total, cfg.batch_size, actor=actor, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
 
@@ -212,7 +213,8 @@ def train_actor(args, data, index, labels, units, num_updates, stage, run):
         obs = data.observe(index[rows])
 
         with args.autocast():
-            loss = F.mse_loss(actor(obs).float(), labels[to_device(rows, args.device)])
+            label = labels[to_device(rows, args.device)]
+            loss = F.mse_loss(actor(obs).float(), label)
 
         optim.zero_grad()
         loss.backward()
@@ -872,7 +874,8 @@ def rehearse(args, datasets, environments):
     datasets = [copy.copy(dataset) for dataset in datasets]
     for dataset in datasets:
         dataset.max_transitions = max(all_batch_sizes(args))
-    budgets = sorted(args.num_labeled_trajectories, key=lambda budget: (budget == "all", budget))
+    budgets = args.num_labeled_trajectories if datasets[1].has_actions else ()
+    budgets = sorted(budgets, key=lambda budget: (budget == "all", budget))
     with torch.random.fork_rng(devices=[]):  # a GPU's is seeded by each stage
         run_stages(args, *datasets, environments, Rehearsal(dict.fromkeys([*budgets[:1], *budgets[-1:]])))
     if HAS_GPU:
@@ -1477,8 +1480,8 @@ def load_data(args):
     if not args.eval_data and not os.path.exists(beside[0]):
         raise SystemExit(f"error: no evaluation file {beside[0]}: give --eval-data")
     eval_data = Dataset(args.eval_data or beside, args)
-    everything = len(labeled_data.shuffle)
-    budgets = [everything if number == "all" else number for number in args.num_labeled_trajectories]
+    budgets = args.num_labeled_trajectories
+    budgets = [len(labeled_data.shuffle) if number == "all" else number for number in budgets]
     batch_sizes = all_batch_sizes(args)
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
@@ -1488,8 +1491,6 @@ def load_data(args):
         )
     if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
-    if labeled_data.has_actions and (labeled_data.actions == labeled_data.actions[0]).all():
-        raise SystemExit(f"error: {source}: all actions are the same")
     smallest = labeled_data.shuffle[: min(budgets)]
     for flag, size, dataset, trajectories in (
         ("--bc.batch-size", args.bc.batch_size, labeled_data, smallest),
@@ -1499,6 +1500,9 @@ def load_data(args):
         if number < size:
             trajectories_of = f"{len(trajectories)} trajectories of {dataset.paths[0]}"
             raise SystemExit(f"error: {flag} needs {size} transitions: {trajectories_of} have {number}")
+    labels = labeled_data.actions[labeled_data.transitions(smallest)]
+    if labeled_data.has_actions and (labels == labels[:1]).all():
+        raise SystemExit(f"error: {source}: all actions of {min(budgets)} trajectories are the same")
     if "all" in args.num_labeled_trajectories and data.actions.isnan().any():
         raise SystemExit(f"error: --num-labeled-trajectories all: not all of {data.paths[0]} have actions")
     if len({dataset.action_repeat for dataset in (data, labeled_data, eval_data)}) > 1:
@@ -1524,15 +1528,16 @@ def all_batch_sizes(args):
 def run_stages(args, data, labeled_data, eval_data, environments, run):
     """All of a run, or of its rehearsal, that is left to do."""
     for budget in run.budgets:
-        source = data if budget == "all" else labeled_data
-        index = source.transitions(source.shuffle[: None if budget == "all" else budget])
-        num_updates = args.bc.num_updates
-        if budget == "all":
-            num_updates = args.bc.num_epochs * (len(index) // args.bc.batch_size)
+        source = data
+        index = data.transitions(data.shuffle)
+        num_updates = args.bc.num_epochs * (len(index) // args.bc.batch_size)
+        if budget != "all":
+            source = labeled_data
+            index = labeled_data.transitions(labeled_data.shuffle[:budget])
+            num_updates = args.bc.num_updates
         mean, scale = units_of(source.task, source.actions[index])
         labels = ((source.actions[index] - mean) / scale).to(args.device)
-        units = (mean, scale)
-        actor = train_actor(args, source, index, labels, units, num_updates, f"actor_{budget}", run)
+        actor = train_actor(args, source, index, labels, mean, scale, num_updates, f"actor_{budget}", run)
         if RANK == 0:
             policy = partial(act, actor)
             measures = policy_errors(args, policy, eval_data)

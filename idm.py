@@ -79,11 +79,11 @@ class IDMArgs:
     num_updates: int = 10_000  # updates; the paper's total_updates
     batch_size: int = 512  # labelled transitions per update
     learning_rate: float = 1e-4  # Adam's, after the warm-up
-    warmup_epochs: float = 3.0  # passes over the labels in which the learning rate rises linearly from zero
+    warmup_epochs: float = 3.0  # epochs in which the learning rate rises linearly from zero
     future_obs_offset: int = 1  # K: the IDM sees obs[t] and obs[t + k], k uniform in 1..K (Figure 11: 10)
     encoder_scale: int = 12  # channels of the encoder's three blocks: (16, 32, 32) times this
     encoder_num_res_blocks: int = 2  # residual blocks per encoder block
-    act_head_dim: int = 1024  # width of the head's layers
+    act_head_dim: int = 1024  # width of the IDM's layers
 
 
 @dataclass
@@ -226,13 +226,16 @@ class IDM(nn.Module):
     def __init__(self, args, frame_stack, action_dim):
         super().__init__()
         self.encoder = Encoder(args, 3 * frame_stack)
-        pair_dim = 2 * self.encoder.flat_dim
-        self.head = Head(pair_dim, pair_dim, args.act_head_dim, action_dim)
+        embedding_dim = self.encoder.flat_dim
+        self.head = Head(2 * embedding_dim, 2 * embedding_dim, args.act_head_dim, action_dim)
         self.apply(init_weights)
         add_units(self, action_dim)
 
+    def embed(self, obs, future_obs):  # (B, 9, 64, 64) twice → e_t, e_{t+k} (B, E)
+        return self.encoder(torch.cat([obs, future_obs])).flatten(1).chunk(2)
+
     def forward(self, obs, future_obs):  # (B, 9, 64, 64) twice → action (B, A)
-        obs_embedding, future_embedding = self.encoder(torch.cat([obs, future_obs])).flatten(1).chunk(2)
+        obs_embedding, future_embedding = self.embed(obs, future_obs)
         pair = torch.cat([obs_embedding, future_embedding], -1)
         return self.head(pair, pair)
 
@@ -265,8 +268,9 @@ def train_idm(args, data, index, stage, run):
     if args.compile:
         idm.compile(dynamic=False)
 
+    updates_per_epoch = len(index) // cfg.batch_size
     total = cfg.num_updates
-    warmup = min(cfg.warmup_epochs * (len(index) // cfg.batch_size), total)
+    warmup = min(cfg.warmup_epochs * updates_per_epoch, total)
     for step in run.steps(stage, total, cfg.batch_size, idm=idm, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
 
@@ -293,19 +297,20 @@ def train_idm(args, data, index, stage, run):
 # ---- Stage 2: behaviour cloning of the IDM's labels --------------------------------------------------------
 
 
-def train_actor(args, data, index, labels, units, num_updates, stage, run):
-    """Clones labels (N, A), actions in units of (mean, scale), on the transitions (data at index)."""
+def train_actor(args, data, index, labels, mean, scale, num_updates, stage, run):
+    """Clones labels (N, A), which are (action - mean) / scale, on the transitions (data at index)."""
     cfg = args.bc
     torch.manual_seed(args.seed)
-    actor = Actor(cfg, args.frame_stack, labels.shape[1])
-    set_units(actor, *units)
+    actor = Actor(cfg, args.frame_stack, len(mean))
+    set_units(actor, mean, scale)
     actor.to(args.device, memory_format=torch.channels_last)
     optim = torch.optim.Adam(actor.parameters(), fused=True)
     if args.compile:
         actor.compile(dynamic=False)
 
+    updates_per_epoch = len(index) // cfg.batch_size
     total = num_updates
-    warmup = min(cfg.warmup_epochs * (len(index) // cfg.batch_size), total)
+    warmup = min(cfg.warmup_epochs * updates_per_epoch, total)
     for step in run.steps(stage, total, cfg.batch_size, actor=actor, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, warmup, total, args.lr_schedule)
 
@@ -313,7 +318,8 @@ def train_actor(args, data, index, labels, units, num_updates, stage, run):
         obs = data.observe(index[rows])
 
         with args.autocast():
-            loss = F.mse_loss(actor(obs).float(), labels[to_device(rows, args.device)])
+            label = labels[to_device(rows, args.device)]
+            loss = F.mse_loss(actor(obs).float(), label)
 
         optim.zero_grad()
         loss.backward()
@@ -335,14 +341,11 @@ def held_out_error(args, idm, data, eval_data):
     results = {}
     fitted, tests = split_for_probes(args, data, eval_data)
 
-    def answer(obs, next_obs):  # the action itself takes the place of z
-        return in_units(idm, idm(obs, next_obs))
-
-    fitted_z = infer_some(args, answer, *fitted)
+    fitted_z = infer_some(args, idm, *fitted)  # the answer takes the place of z
     for videos, source in tests.items():
-        held_out_z = infer_some(args, answer, *source)
+        held_out_z = infer_some(args, idm, *source)
         z, actions, _ = held_out_z
-        results |= action_errors("idm", videos, z, actions)
+        results |= action_errors("idm", videos, in_units(idm, z), actions)
         results |= perturbation_errors("", videos, fitted_z, held_out_z)
     return results
 
@@ -354,15 +357,14 @@ def split_for_probes(args, data, eval_data):
     before the last fifth; where all are labelled, on half of the evaluation data. seen_videos: the last
     fifth, without what is labelled of it; unseen_videos: the evaluation data.
     """
-    labeled = max(args.num_labeled_trajectories)
-    last_fifth = len(data.shuffle) - max(1, len(data.shuffle) // 5)
-    fitted = (data, data.shuffle[labeled:last_fifth])
-    seen = (data, data.shuffle[max(labeled, last_fifth) :])
-    tests = {"seen_videos": seen, "unseen_videos": (eval_data, eval_data.shuffle)}
+    unlabeled = data.shuffle[max(args.num_labeled_trajectories) :]
+    one_fifth = max(1, len(data.shuffle) // 5)
+    fitted = (data, unlabeled[:-one_fifth])
+    seen = (data, unlabeled[-one_fifth:])
+    unseen = (eval_data, eval_data.shuffle)
     if len(fitted[1]) == 0:
-        one_half, other_half = np.array_split(eval_data.shuffle, 2)
-        fitted = (eval_data, one_half)
-        tests["unseen_videos"] = (eval_data, other_half)
+        fitted, unseen = [(eval_data, half) for half in np.array_split(eval_data.shuffle, 2)]
+    tests = {"seen_videos": seen, "unseen_videos": unseen}
     return fitted, {videos: source for videos, source in tests.items() if len(source[1]) > 0}
 
 
@@ -409,23 +411,27 @@ def fit_ridge(z, target, penalties=PENALTIES):
     z_scale = z.std(0)
     z_scale = z_scale.where(z_scale > 1e-5 * z.abs().max(), torch.inf)  # of rounding nothing is learned
     target_mean = target.mean(0)
-    x, x_chooses = ((z - z_mean) / z_scale).double().tensor_split([4 * len(z) // 5])
-    y, y_chooses = (target - target_mean).double().tensor_split([4 * len(z) // 5])
+    four_fifths = [4 * len(z) // 5]
+    x, x_chooses = ((z - z_mean) / z_scale).double().tensor_split(four_fifths)
+    y, y_chooses = (target - target_mean).double().tensor_split(four_fifths)
     gram = x.T @ x / len(x)
     covariances = x.T @ y / len(x)
     one = torch.eye(len(gram)).to(gram)
     candidates = [torch.linalg.solve(gram + penalty * one, covariances) for penalty in penalties]
-    errors = torch.stack([F.mse_loss(x_chooses @ candidate, y_chooses) for candidate in candidates])
-    weight = candidates[errors.argmin()].float()
+
+    def error(weight):
+        return F.mse_loss(x_chooses @ weight, y_chooses)
+
+    weight = min(candidates, key=error).float()
     return lambda z: (z - z_mean) / z_scale @ weight + target_mean
 
 
 def perturbation_errors(prefix, videos, fitted, held_out):
     """How well z predicts the noise that was added to the expert's action, and the action without it.
 
-    perturbation_r2: R² of actions - expert_actions from z, after a linear regression on expert_actions has
-    been subtracted from both: 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. From fitted to
-    held_out, each z (N, Z), actions and expert_actions (N, A); {} where nothing was added.
+    perturbation_r2: R² of actions from z, after a linear regression on expert_actions has been subtracted
+    from both, which leaves the noise: 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. From
+    fitted to held_out, each z (N, Z), actions and expert_actions (N, A); {} where nothing was added.
     """
     z, actions, plan = fitted
     held_out_z, held_out_actions, held_out_plan = held_out
@@ -437,7 +443,7 @@ def perturbation_errors(prefix, videos, fitted, held_out):
         return values - predict(plan), held_out_values - predict(held_out_plan)
 
     own_z, held_out_own_z = beyond_plan(z, held_out_z)
-    noise, held_out_noise = beyond_plan(actions - plan, held_out_actions - held_out_plan)
+    noise, held_out_noise = beyond_plan(actions, held_out_actions)
     noise_error = F.mse_loss(fit_ridge(own_z, noise)(held_out_own_z), held_out_noise)
     plan_error = F.mse_loss(fit_ridge(z, plan)(held_out_z), held_out_plan)
     perturbation_r2 = 1 - noise_error / held_out_noise.square().mean()
@@ -1061,7 +1067,8 @@ def rehearse(args, datasets, environments):
     datasets = [copy.copy(dataset) for dataset in datasets]
     for dataset in datasets:
         dataset.max_transitions = max(all_batch_sizes(args))
-    budgets = sorted(args.num_labeled_trajectories) if datasets[1].has_actions else []
+    budgets = args.num_labeled_trajectories if datasets[1].has_actions else ()
+    budgets = sorted(budgets)
     with torch.random.fork_rng(devices=[]):  # a GPU's is seeded by each stage
         run_stages(args, *datasets, environments, Rehearsal(dict.fromkeys([*budgets[:1], *budgets[-1:]])))
     if HAS_GPU:
@@ -1676,8 +1683,6 @@ def load_data(args):
         )
     if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
-    if labeled_data.has_actions and (labeled_data.actions == labeled_data.actions[0]).all():
-        raise SystemExit(f"error: {source}: all actions are the same")
     if not split_for_probes(args, labeled_data, eval_data)[1]:
         raise SystemExit(f"error: {eval_data.paths[0]}: one trajectory is too few to fit and to test probes")
     smallest = labeled_data.shuffle[: min(budgets)]
@@ -1689,6 +1694,9 @@ def load_data(args):
         if number < size:
             trajectories_of = f"{len(trajectories)} trajectories of {dataset.paths[0]}"
             raise SystemExit(f"error: {flag} needs {size} transitions: {trajectories_of} have {number}")
+    labels = labeled_data.actions[labeled_data.transitions(smallest)]
+    if labeled_data.has_actions and (labels == labels[:1]).all():
+        raise SystemExit(f"error: {source}: all actions of {min(budgets)} trajectories are the same")
     if len({dataset.action_repeat for dataset in (data, labeled_data, eval_data)}) > 1:
         raise SystemExit(f"error: {source}: data, labelled and evaluation data differ in their action_repeat")
     files = {*map(os.path.realpath, data.paths + labeled_data.paths)}
@@ -1715,16 +1723,17 @@ def run_stages(args, data, labeled_data, eval_data, environments, run):
         index = labeled_data.transitions(labeled_data.shuffle[:budget])
         idm = train_idm(args, labeled_data, index, f"idm_{budget}", run)
         if RANK == 0:
-            errors = held_out_error(args, idm, labeled_data, eval_data)
-            print_measures(f"IDM with {budget} labelled trajectories", errors, run)
+            held_out = held_out_error(args, idm, labeled_data, eval_data)
+            print_measures(f"held out, with {budget} labelled trajectories", held_out, run)
         index = data.transitions(data.shuffle)
-        labels = infer_all(args, idm, data, index)
         num_updates = args.bc.num_epochs * (len(index) // args.bc.batch_size)
-        units = (idm.mean, idm.scale)
-        actor = train_actor(args, data, index, labels, units, num_updates, f"actor_{budget}", run)
+        labels = infer_all(args, idm, data, index)
+        actor = train_actor(
+            args, data, index, labels, idm.mean, idm.scale, num_updates, f"actor_{budget}", run
+        )
         if RANK == 0:
             policy = partial(act, actor)
-            measures = errors | policy_errors(args, policy, eval_data)
+            measures = held_out | policy_errors(args, policy, eval_data)
             run.finish_budget(budget, measures, *evaluate(args, environments, policy, run))
 
 
@@ -1735,7 +1744,8 @@ def main(args):
     if not labeled_data.has_actions:
         raise SystemExit(f"error: {labeled_data.paths[0]} holds no actions; give --labeled-data")
     folder, identity = find_folder(args, *datasets)
-    finished = map(int, read_json(f"{folder}/results.json").get("budgets", ()))
+    finished = read_json(f"{folder}/results.json").get("budgets", ())
+    finished = map(int, finished)
     args.num_labeled_trajectories = tuple(dict.fromkeys([*args.num_labeled_trajectories, *finished]))
     environments, evaluation = find_environments(args, labeled_data)
     evaluation["largest_budget"] = max(args.num_labeled_trajectories)  # probes are fitted behind it

@@ -112,7 +112,7 @@ def train_stage(stage: str, method, args, run: ShortRun):
         index = data.transitions(data.shuffle)
         units = method.units_of(data.task, data.actions)
         labels = data.actions[index].to(args.device)
-        method.train_actor(args, data, index, labels, units, 10**6, "actor_all", run)
+        method.train_actor(args, data, index, labels, *units, 10**6, "actor_all", run)
     else:
         lam = method.LAM(args.lam, args.frame_stack)
         lam = lam.to(args.device, memory_format=torch.channels_last).requires_grad_(False)

@@ -12,7 +12,7 @@ def test_it_beats_random_actions(clean_file, forks):
     index = data.transitions(data.shuffle)
     units = bc.units_of(data.task, data.actions)
     recorder = Recorder(120, keep=False)
-    actor = bc.train_actor(args, data, index, data.actions[index], units, 120, "actor_all", recorder)
+    actor = bc.train_actor(args, data, index, data.actions[index], *units, 120, "actor_all", recorder)
     assert bc.policy_errors(args, actor, eval_data)["policy_mse_over_var/unseen_videos"] < 0.7
     environments, _ = bc.find_environments(args, data)
     returns, _ = bc.evaluate(args, environments, actor, recorder)

@@ -37,7 +37,7 @@ def train_stages(script, data_file, steps):
         if script == "idm.py":
             method.train_idm(args, data, index, "idm_2", run)
         units = method.units_of(data.task, data.actions)
-        method.train_actor(args, data, index, data.actions[index], units, steps, "actor_2", run)
+        method.train_actor(args, data, index, data.actions[index], *units, steps, "actor_2", run)
     elif script == "laom_supervised.py":
         lam = method.train_lam(args, data, data, index, "lam_2", run)
         method.train_actor(args, data, lam, "actor_2", run)

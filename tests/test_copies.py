@@ -48,7 +48,6 @@ REASONS: dict[str, dict[str, str]] = {
     },
     "PRESETS": {
         "collect_data.py": "datasets, not methods",
-        "bc.py": "its own name",
     },
     "LAM": {
         "lapo.py": "a U-Net of pixels, two encoders",

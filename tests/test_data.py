@@ -302,7 +302,7 @@ def short_first(file):
     "change,message",
     [
         (one_frame_each, "no trajectory has two frames"),
-        (constant_actions, "all actions are the same"),
+        (constant_actions, "all actions of 1 trajectories are the same"),
         (short_first, "--num-labeled-trajectories needs 1 transitions: 1 trajectories of .* have 0"),
     ],
 )

@@ -16,8 +16,8 @@ METHODS = ("lapo.py", "laom.py", "laom_supervised.py", "idm.py", "bc.py")
 MAX_CHANGED = {  # code tokens on changed lines
     ("lapo.py", "laom.py"): 1_900,
     ("laom.py", "laom_supervised.py"): 800,
-    ("laom_supervised.py", "idm.py"): 4_060,  # wanted: 3,330
-    ("idm.py", "bc.py"): 2_200,  # wanted: 2,040
+    ("laom_supervised.py", "idm.py"): 3_800,  # wanted: 3,330
+    ("idm.py", "bc.py"): 2_040,
 }
 METHOD_ENDS = 490  # lines
 ALL = sorted(

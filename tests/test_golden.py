@@ -110,11 +110,11 @@ def train(script: str, path: Path) -> dict[str, float]:
         labels = method.infer_all(args, idm, data, everything)
         num_updates = args.bc.num_epochs * (len(everything) // args.bc.batch_size)
         units = (idm.mean, idm.scale)
-        method.train_actor(args, data, everything, labels, units, num_updates, "actor", run)
+        method.train_actor(args, data, everything, labels, *units, num_updates, "actor", run)
     else:
         units = method.units_of(data.task, data.actions[index])
         labels = (data.actions[index] - units[0]) / units[1]
-        method.train_actor(args, data, index, labels, units, UPDATES, "actor", run)
+        method.train_actor(args, data, index, labels, *units, UPDATES, "actor", run)
     return run.losses
 
 

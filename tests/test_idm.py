@@ -29,7 +29,7 @@ def test_the_actor_clones_the_idm(short_file):
         data.actions *= sign
         labels = idm.infer_all(args, network, data, index)
         recorder = Recorder(27)
-        actor = idm.train_actor(args, data, index, labels, units, 27, "actor_1", recorder)
+        actor = idm.train_actor(args, data, index, labels, *units, 27, "actor_1", recorder)
         ends.append(recorder.history[-1]["actor"])
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     torch.manual_seed(args.seed)
@@ -47,5 +47,5 @@ def test_an_actor_that_was_not_to_be_trained_is_not_called_dead(short_file):
     index = data.transitions(data.shuffle)
     units = idm.units_of(data.task, data.actions)
     recorder = Recorder(0)
-    idm.train_actor(args, data, index, data.actions[index], units, 0, "actor_1", recorder)
+    idm.train_actor(args, data, index, data.actions[index], *units, 0, "actor_1", recorder)
     assert not recorder.said

@@ -31,13 +31,13 @@ def train(method, path) -> dict[str, float]:
     if method is bc:
         units = bc.units_of(data.task, data.actions[index])
         labels = (data.actions[index] - units[0]) / units[1]
-        actor = bc.train_actor(args, data, index, labels, units, UPDATES, "actor", run)
+        actor = bc.train_actor(args, data, index, labels, *units, UPDATES, "actor", run)
         policy = partial(bc.act, actor)
     elif method is idm:
         network = idm.train_idm(args, data, index, "idm", run)
         labels = idm.infer_all(args, network, data, index)
         units = (network.mean, network.scale)
-        actor = idm.train_actor(args, data, index, labels, units, UPDATES, "actor", run)
+        actor = idm.train_actor(args, data, index, labels, *units, UPDATES, "actor", run)
         policy = partial(idm.act, actor)
         measures = idm.held_out_error(args, network, data, data)
     else:

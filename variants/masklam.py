@@ -342,21 +342,22 @@ def train_lam(args, data, stage, run):
 def train_actor(args, data, lam, stage, run):
     """Clones (z - mean) / scale of all transitions: Adam would need long to reach a z far from zero."""
     cfg = args.bc
-    torch.manual_seed(args.seed)
-    actor = Actor(cfg, args.frame_stack, args.lam.latent_action_dim)
-    nn.init.zeros_(actor.output.weight)  # a random one is added error, which can push all features below zero
-    actor.to(args.device, memory_format=torch.channels_last)
-    optim = torch.optim.Adam(actor.parameters(), fused=True)
-    if args.compile:
-        actor.compile(dynamic=False)
-
     index = data.transitions(data.shuffle)
     z_bytes = 4 * args.lam.latent_action_dim * len(index)
     infer_once = cfg.num_epochs > 1 and z_bytes < 2e9  # for all passes
     latent_actions = infer_all(args, lam, data, index if infer_once else index[:: len(index) // 4096 + 1])
     mean = latent_actions.mean(0)
     scale = latent_actions.var(0).mean().sqrt().clamp(min=1e-6)  # one number
+
+    torch.manual_seed(args.seed)
+    actor = Actor(cfg, args.frame_stack, len(mean))
+    nn.init.zeros_(actor.output.weight)  # a random one is added error, which can push all features below zero
     set_units(actor, mean, scale)
+    actor.to(args.device, memory_format=torch.channels_last)
+    optim = torch.optim.Adam(actor.parameters(), fused=True)
+    if args.compile:
+        actor.compile(dynamic=False)
+
     updates_per_epoch = len(index) // cfg.batch_size
     total = cfg.num_epochs * updates_per_epoch
     warmup = cfg.warmup_epochs * updates_per_epoch
@@ -372,7 +373,8 @@ def train_actor(args, data, lam, stage, run):
             else:
                 with torch.no_grad():
                     latent_action = lam(obs, next_obs)
-            loss = F.mse_loss(actor(obs).float(), (latent_action - mean) / scale)
+            label = (latent_action - mean) / scale
+            loss = F.mse_loss(actor(obs).float(), label)
 
         optim.zero_grad()
         loss.backward()
@@ -397,9 +399,8 @@ def train_decoder(args, data, index, actor, stage, run):
     optim = torch.optim.Adam(decoder.parameters(), fused=True)
 
     latent_actions = infer_all(args, lambda obs, _: actor(obs), data, index)
-    mean, scale = units_of(data.task, data.actions[index])
-    actions = ((data.actions[index] - mean) / scale).to(args.device)
-    set_units(decoder, mean, scale)
+    set_units(decoder, *units_of(data.task, data.actions[index]))
+    actions = (data.actions[index].to(args.device) - decoder.mean) / decoder.scale
     total = cfg.num_updates
     for step in run.steps(stage, total, cfg.batch_size, decoder=decoder, optim=optim):
         optim.param_groups[0]["lr"] = learning_rate(cfg.learning_rate, step, 0, total, args.lr_schedule)
@@ -462,15 +463,14 @@ def split_for_probes(args, data, eval_data):
     before the last fifth; where all are labelled, on half of the evaluation data. seen_videos: the last
     fifth, without what is labelled of it; unseen_videos: the evaluation data.
     """
-    labeled = max(args.num_labeled_trajectories)
-    last_fifth = len(data.shuffle) - max(1, len(data.shuffle) // 5)
-    fitted = (data, data.shuffle[labeled:last_fifth])
-    seen = (data, data.shuffle[max(labeled, last_fifth) :])
-    tests = {"seen_videos": seen, "unseen_videos": (eval_data, eval_data.shuffle)}
+    unlabeled = data.shuffle[max(args.num_labeled_trajectories) :]
+    one_fifth = max(1, len(data.shuffle) // 5)
+    fitted = (data, unlabeled[:-one_fifth])
+    seen = (data, unlabeled[-one_fifth:])
+    unseen = (eval_data, eval_data.shuffle)
     if len(fitted[1]) == 0:
-        one_half, other_half = np.array_split(eval_data.shuffle, 2)
-        fitted = (eval_data, one_half)
-        tests["unseen_videos"] = (eval_data, other_half)
+        fitted, unseen = [(eval_data, half) for half in np.array_split(eval_data.shuffle, 2)]
+    tests = {"seen_videos": seen, "unseen_videos": unseen}
     return fitted, {videos: source for videos, source in tests.items() if len(source[1]) > 0}
 
 
@@ -517,23 +517,27 @@ def fit_ridge(z, target, penalties=PENALTIES):
     z_scale = z.std(0)
     z_scale = z_scale.where(z_scale > 1e-5 * z.abs().max(), torch.inf)  # of rounding nothing is learned
     target_mean = target.mean(0)
-    x, x_chooses = ((z - z_mean) / z_scale).double().tensor_split([4 * len(z) // 5])
-    y, y_chooses = (target - target_mean).double().tensor_split([4 * len(z) // 5])
+    four_fifths = [4 * len(z) // 5]
+    x, x_chooses = ((z - z_mean) / z_scale).double().tensor_split(four_fifths)
+    y, y_chooses = (target - target_mean).double().tensor_split(four_fifths)
     gram = x.T @ x / len(x)
     covariances = x.T @ y / len(x)
     one = torch.eye(len(gram)).to(gram)
     candidates = [torch.linalg.solve(gram + penalty * one, covariances) for penalty in penalties]
-    errors = torch.stack([F.mse_loss(x_chooses @ candidate, y_chooses) for candidate in candidates])
-    weight = candidates[errors.argmin()].float()
+
+    def error(weight):
+        return F.mse_loss(x_chooses @ weight, y_chooses)
+
+    weight = min(candidates, key=error).float()
     return lambda z: (z - z_mean) / z_scale @ weight + target_mean
 
 
 def perturbation_errors(prefix, videos, fitted, held_out):
     """How well z predicts the noise that was added to the expert's action, and the action without it.
 
-    perturbation_r2: R² of actions - expert_actions from z, after a linear regression on expert_actions has
-    been subtracted from both: 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. From fitted to
-    held_out, each z (N, Z), actions and expert_actions (N, A); {} where nothing was added.
+    perturbation_r2: R² of actions from z, after a linear regression on expert_actions has been subtracted
+    from both, which leaves the noise: 0 nothing, 1 all of it. plan_r2: R² of expert_actions from z. From
+    fitted to held_out, each z (N, Z), actions and expert_actions (N, A); {} where nothing was added.
     """
     z, actions, plan = fitted
     held_out_z, held_out_actions, held_out_plan = held_out
@@ -545,7 +549,7 @@ def perturbation_errors(prefix, videos, fitted, held_out):
         return values - predict(plan), held_out_values - predict(held_out_plan)
 
     own_z, held_out_own_z = beyond_plan(z, held_out_z)
-    noise, held_out_noise = beyond_plan(actions - plan, held_out_actions - held_out_plan)
+    noise, held_out_noise = beyond_plan(actions, held_out_actions)
     noise_error = F.mse_loss(fit_ridge(own_z, noise)(held_out_own_z), held_out_noise)
     plan_error = F.mse_loss(fit_ridge(z, plan)(held_out_z), held_out_plan)
     perturbation_r2 = 1 - noise_error / held_out_noise.square().mean()
@@ -581,14 +585,15 @@ class Probes(nn.Module):
 
     def __init__(self, latent_action_dim, embedding_dim, data):
         super().__init__()
+        action_dim = data.actions.shape[1]
         known_actions = data.actions[data.actions.isfinite().all(1)]
-        add_units(self, data.actions.shape[1])
+        add_units(self, action_dim)
         set_units(self, *units_of(data.task, known_actions))
         self.variance = nan
         if data.has_actions:
             self.variance = (known_actions / self.scale).var(0, correction=0).mean().item()
-        self.action = nn.Linear(latent_action_dim, data.actions.shape[1])
-        self.obs_action = nn.Linear(embedding_dim, data.actions.shape[1])
+        self.action = nn.Linear(latent_action_dim, action_dim)
+        self.obs_action = nn.Linear(embedding_dim, action_dim)
         self.state = nn.Linear(embedding_dim, data.states.shape[1])
 
     def forward(self, z, obs_embedding, actions, states):
@@ -1234,7 +1239,8 @@ def rehearse(args, datasets, environments):
     datasets = [copy.copy(dataset) for dataset in datasets]
     for dataset in datasets:
         dataset.max_transitions = max(all_batch_sizes(args))
-    budgets = sorted(args.num_labeled_trajectories) if datasets[1].has_actions else []
+    budgets = args.num_labeled_trajectories if datasets[1].has_actions else ()
+    budgets = sorted(budgets)
     with torch.random.fork_rng(devices=[]):  # a GPU's is seeded by each stage
         run_stages(args, *datasets, environments, Rehearsal(dict.fromkeys([*budgets[:1], *budgets[-1:]])))
     if HAS_GPU:
@@ -1849,8 +1855,6 @@ def load_data(args):
         )
     if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
-    if labeled_data.has_actions and (labeled_data.actions == labeled_data.actions[0]).all():
-        raise SystemExit(f"error: {source}: all actions are the same")
     if not split_for_probes(args, labeled_data, eval_data)[1]:
         raise SystemExit(f"error: {eval_data.paths[0]}: one trajectory is too few to fit and to test probes")
     if data.mask_offset.min() < 0:
@@ -1866,6 +1870,9 @@ def load_data(args):
         if number < size:
             trajectories_of = f"{len(trajectories)} trajectories of {dataset.paths[0]}"
             raise SystemExit(f"error: {flag} needs {size} transitions: {trajectories_of} have {number}")
+    labels = labeled_data.actions[labeled_data.transitions(smallest)]
+    if labeled_data.has_actions and (labels == labels[:1]).all():
+        raise SystemExit(f"error: {source}: all actions of {min(budgets)} trajectories are the same")
     if len({dataset.action_repeat for dataset in (data, labeled_data, eval_data)}) > 1:
         raise SystemExit(f"error: {source}: data, labelled and evaluation data differ in their action_repeat")
     files = {*map(os.path.realpath, data.paths + labeled_data.paths)}
@@ -1890,15 +1897,15 @@ def run_stages(args, data, labeled_data, eval_data, environments, run):
     """All of a run, or of its rehearsal, that is left to do."""
     lam = train_lam(args, data, "lam", run)
     if RANK == 0:
-        latent_actions = held_out_probe(args, lam, labeled_data, eval_data)
-        print_measures("latent actions", latent_actions, run)
+        held_out = held_out_probe(args, lam, labeled_data, eval_data)
+        print_measures("latent actions", held_out, run)
     actor = train_actor(args, data, lam, "actor", run)
     for budget in run.budgets:
         index = labeled_data.transitions(labeled_data.shuffle[:budget])
         decoder = train_decoder(args, labeled_data, index, actor, f"decoder_{budget}", run)
         if RANK == 0:
             policy = partial(act, actor, decoder)
-            measures = latent_actions | policy_errors(args, policy, eval_data)
+            measures = held_out | policy_errors(args, policy, eval_data)
             run.finish_budget(budget, measures, *evaluate(args, environments, policy, run))
 
 
@@ -1907,7 +1914,8 @@ def main(args):
     datasets = load_data(args)
     _, labeled_data, _ = datasets
     folder, identity = find_folder(args, *datasets)
-    finished = map(int, read_json(f"{folder}/results.json").get("budgets", ()))
+    finished = read_json(f"{folder}/results.json").get("budgets", ())
+    finished = map(int, finished)
     args.num_labeled_trajectories = tuple(dict.fromkeys([*args.num_labeled_trajectories, *finished]))
     environments, evaluation = find_environments(args, labeled_data)
     evaluation["largest_budget"] = max(args.num_labeled_trajectories)  # probes are fitted behind it
