@@ -242,6 +242,12 @@ def test_ridge_regression_and_errors():
     assert laom_supervised.action_errors("probe", "here", actions, torch.full((500, 3), torch.nan)) == {}
 
 
+def test_a_rehearsal_may_see_labels_that_do_not_vary():
+    """Its few transitions are the first ones, where an agent may stand still."""
+    weight = laom_supervised.weight_of_labels(laom_supervised.LAMArgs(), "walker-run", torch.zeros(64, 6))
+    assert 0 < weight < float("inf")
+
+
 def test_effective_rank():
     z = torch.randn(4000, 8, generator=torch.Generator().manual_seed(0))
     assert laom_supervised.effective_rank(z) == pytest.approx(8, rel=0.05)
