@@ -1,7 +1,6 @@
 """The paper's figures, each drawn from the runs of a scale beside the numbers that the paper prints.
 
-Lines and bars are means over tasks, of means over seeds. Dots are seeds, vertical lines their 95% t
-intervals, hollow diamonds the paper's numbers. DRAW says which function draws which figure. Used by plot.py.
+DRAW says which function draws which figure. Used by plot.py; benchmark/README.md says what is drawn.
 """
 
 import textwrap
@@ -23,8 +22,13 @@ COLORS = {"bc": "#888888", "idm": "#e69f00", "lapo": "#0072b2", "laom": "#009e73
 COLORS |= {"laom_supervised": "#cc4411"}
 OTHER_COLORS = ["#aa3377", "#56b4e9", "#8b6914", "#7f3fbf"]  # of variants and quantisers, in turn
 SETTINGS = {DISTRACTORS: ("with distractors", "#cc4411"), CLEAN: ("without", "#0072b2")}
-# The columns of Figure 6
-STEPS = ["LAPO", "+ multi-step\nIDM", "+ larger\nz", "- pixels\n(embeddings)", "+ augmen-\ntation"]
+STEPS = [
+    "LAPO",
+    "+ multi-step\nIDM",
+    "+ larger\nz",
+    "- pixels\n(embeddings)",
+    "+ augmen-\ntation",
+]  # Figure 6
 # Figures 5 and 6: what z tells, the same of z(obs, obs), and the label of an axis
 WHAT_Z_TELLS = [
     ("action_probe", "blind_probe", "probe error, MSE / Var(a)"),

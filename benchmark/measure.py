@@ -32,6 +32,7 @@ import importlib.util
 import inspect
 import json
 import sys
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -106,11 +107,11 @@ def loss_ratios(method, args, lam: nn.Module, data) -> dict[str, float]:
     """Whether the FDM needs z, and whether it predicts at all."""
     errors = functools.partial(prediction_errors, lam)
     by_batch, *_ = method.infer_some(args, errors, data, data.shuffle)
-    own, others, blind, no_change = by_batch.mean(0).tolist()
+    own, others, blind, no_change = by_batch.mean(0)
     return {
-        "shuffled_loss_ratio": others / own,
-        "blind_loss_ratio": blind / own,
-        "copy_loss_ratio": own / no_change,
+        "shuffled_loss_ratio": (others / own).item(),
+        "blind_loss_ratio": (blind / own).item(),
+        "copy_loss_ratio": (own / no_change).item(),
     }
 
 
@@ -253,6 +254,7 @@ def write_measures(weights: Path, results: dict[str, float]):
         print(f"{name:62} {value:.3f}")
     path = weights.with_suffix(".json")
     before = json.loads(path.read_text()) if path.exists() else {}
+    results = {name: value if isfinite(value) else None for name, value in results.items()}
     partial = weights.with_suffix(".json.partial")
     partial.write_text(json.dumps(before | results, indent=2))
     partial.replace(path)

@@ -12,16 +12,9 @@ a line says which arguments differ from that method's. A figure one of whose met
 means are over the tasks and seeds with which all have run. With all figures it also prints the verdict on
 each claim of the paper.
 
-Lines and bars are means over tasks, of means over seeds. Dots are seeds, vertical lines their 95% t
-intervals. A score is a return over that of bc.py on all labels: its mean on seen videos, on the same kind of
-data, at this scale. Where a kind of data in the figure has no such run, it is over the paper's Table 3. Probe
-errors are MSE / Var(a), held out, at k = 1; the paper's are MSEs of an online probe on raw actions, over 27,
-their variance in the mean of its tasks.
-
-A claim is a ratio for each task and seed; of a share (R²) it takes what is unexplained, 1 - R². Cells are
-geometric means with 95% t intervals of the logarithms. A claim holds or fails where two whole intervals lie
-on one side of 1, however large the ratio: over all pairs (task, seed), and over seeds, each with its mean
-over tasks. Otherwise it is undecided.
+benchmark/README.md says what is drawn (Figures) and what makes a claim hold or fail (Verdicts). Cells are
+geometric means of ratios with 95% t intervals of the logarithms; of a share (R²) the ratio is of what is
+unexplained, 1 - R².
 """
 
 import dataclasses
@@ -89,10 +82,11 @@ def ratio_in_words(table: Table, claim: Claim, measure: str) -> str:
 def claim_cells(claim: Claim, measure: str, comparison: Comparison, tasks: list[str]) -> list[str]:
     """Seeds, the ratio on each task, over seeds and over pairs, and the verdicts."""
     direction = claim.direction(measure)
-    cells = [seeds_of([comparison]), *(show(comparison.of_task(task)) for task in tasks)]
+    cells = [str(comparison)]
     if len(tasks) > 1:
-        cells += [str(comparison), show(comparison.of_pairs())]
-    return [*cells, comparison.verdict(direction), comparison.verdicts_alone(direction)]
+        cells = [*(show(comparison.of_task(task)) for task in tasks), *cells, show(comparison.of_pairs())]
+    cells += [comparison.verdict(direction), comparison.verdicts_alone(direction)]
+    return [seeds_of([comparison]), *cells]
 
 
 # ---- Main --------------------------------------------------------------------------------------------------

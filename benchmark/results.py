@@ -24,6 +24,7 @@ import numpy as np
 import tyro
 from commands import CLEAN, ROOT
 
+RESULTS = ROOT / "benchmark" / "results"
 VIDEOS = ("seen_videos", "unseen_videos")
 SHORT_NAMES = {  # in results.json → in the table
     "action_probe_mse_over_var": "action_probe",
@@ -177,9 +178,11 @@ def keep(run: Path, target: Path):
     (folder / "results.json").write_text(text + "\n")
 
 
-def main(runs: Annotated[Path, tyro.conf.Positional], output: Path = ROOT / "benchmark" / "results"):
-    """runs: the folder of a scale's runs, <name>/<run>; its name is the scale's."""
+def main(runs: Annotated[Path, tyro.conf.Positional], output: Path = RESULTS, add: bool = False):
+    """runs: the folder of a scale's runs, <name>/<run>; its name is the scale's. add: to what is there."""
     scale = output / runs.resolve().name
+    if scale.exists() and not add:
+        raise SystemExit(f"error: {scale} exists: move it away, or --add if data and settings are the same")
     finished = [folder for folder in find_folders([f"{runs}/*/*"]) if is_finished(folder)]
     for folder in sorted(finished, key=age_of):
         keep(folder, scale)

@@ -1,11 +1,8 @@
 """What is computed from a table of runs: scores, means, intervals, verdicts on the paper.
 
 For figures: means are over tasks, of means over seeds. 95% t intervals are over seeds, each with its mean
-over tasks. The error of the normaliser is not in them.
-
-For comparisons, the paper's claims among them: a ratio for each task and seed that both sides have, and a t
-interval of their logarithms: over these pairs, over seeds with each seed's mean over tasks, and on each task.
-Used by table.py, figures.py and plot.py.
+over tasks. The error of the normaliser is not in them. For comparisons and claims: benchmark/README.md,
+Verdicts. Used by table.py, figures.py and plot.py.
 """
 
 import copy
@@ -13,7 +10,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,8 +23,7 @@ Values = dict[tuple[str, int], float]  # (task, seed) → a number
 Direction = Literal["below 1", "above 1"]  # where a ratio lies if a claim holds
 Verdict = Literal["holds", "fails", "undecided"]
 
-# Return of the paper's BC on all labels, with and without distractors (Table 3)
-PAPER_BC = {
+PAPER_BC = {  # return of the paper's BC on all labels, with and without distractors (Table 3)
     "cheetah-run": {DISTRACTORS: 823, CLEAN: 840},
     "walker-run": {DISTRACTORS: 749, CLEAN: 735},
     "hopper-hop": {DISTRACTORS: 253, CLEAN: 300},
@@ -149,7 +145,7 @@ class Table:
         found = {}
         for row in rows:
             key = (row.task, row.seed)
-            if row.videos not in (own_videos or videos or self.videos, ""):
+            if row.videos not in (own_videos or videos or self.videos, "environment", ""):
                 continue
             if budget is not None and row.budget not in (str(budget), ""):
                 continue
@@ -175,6 +171,12 @@ class Table:
             return float(np.mean(own[difficulty])), True
         kind = difficulty if difficulty == CLEAN else DISTRACTORS
         return PAPER_BC.get(task, {}).get(kind, 1.0), False
+
+    def scores_of_seeds(self, name: str, difficulty: str, videos: str, budget: int | str) -> Values:
+        """Returns, each over that of BC on all labels with the same seed, on seen videos."""
+        returns = self.get(name, difficulty, "return_mean", videos, budget)
+        of_bc = self.get("bc", difficulty, "return_mean", "seen_videos", "all")
+        return {key: value / of_bc[key] for key, value in returns.items() if key in of_bc}
 
     def values(self, name: str, difficulty: str, measure: str, videos: str, budget: int | str) -> Values:
         """One of MEASURES of each run that has it: of R² what is unexplained, of returns the score."""
@@ -304,6 +306,7 @@ class Comparison:
 
     log_ratios: Values  # logarithms of the ratios
     left_out: dict[tuple[str, int], str]  # (task, seed) → why it has no ratio that says something of z
+    other_data: list[tuple[str, int]] = field(default_factory=list)  # whose sides are of different data
 
     def of_task(self, task: str) -> list[float]:
         """The logarithms of a task's seeds."""
@@ -339,6 +342,8 @@ class Comparison:
         for reason in dict.fromkeys(self.left_out.values()):
             pairs = [f"{task} {seed}" for (task, seed), why in self.left_out.items() if why == reason]
             words += f"; {reason}, left out: {', '.join(pairs)}"
+        if self.other_data:
+            words += f"; of different data: {', '.join(f'{task} {seed}' for task, seed in self.other_data)}"
         return words
 
 
@@ -368,11 +373,13 @@ def compare(
 ) -> Comparison:
     """The ratio of two runs, or of two ratios, on the tasks and seeds that all of them have.
 
-    Scores with distractors over scores without are left out where either is over the paper's BC, not ours.
+    A return with distractors over one without is a ratio of scores, each over BC of its own kind and seed.
     A return of 0 or less has no logarithm, and that of a dead actor says nothing of latent actions.
     """
-    mixes_kinds = len({difficulty for _, difficulty in runs}) > 1
     sides = [table.values(*run, measure, videos, budget) for run in runs]
+    if measure == "return_mean" and len({difficulty for _, difficulty in runs}) > 1:
+        sides = [table.scores_of_seeds(*run, videos, budget) for run in runs]
+    data = [table.get(*run, "dataset_return") for run in runs]
     signs = [1, -1, -1, 1][: len(sides)]
     dead = set()
     for run in runs:
@@ -383,11 +390,12 @@ def compare(
         numbers = [side.get(key) for side in sides]
         if None in numbers:
             continue
-        _, is_own = table.reference(key[0], DISTRACTORS)
-        if measure == "return_mean" and mixes_kinds and not is_own:
-            continue
+        if len({returns.get(key) for returns in data}) > 1:
+            result.other_data.append(key)
         if measure in OF_POLICY and key in dead:
             result.left_out[key] = "dead actor"
+        elif not np.isfinite(numbers).all():
+            result.left_out[key] = "not finite"
         elif min(numbers) <= 0:
             result.left_out[key] = "0 or less"
         else:

@@ -7,18 +7,14 @@
     python benchmark/table.py runs/* --csv runs.csv                      # a row for each number
 
 Cells are seen | unseen videos, or the one number there is. A dash stands where nothing was measured, or where
-a run left the policy untrained. Errors are MSE / Var(a) on held-out trajectories. action_probe: of a probe of
-z. labelled_error: of what learned from labels, the LAM's action head or the IDM. policy_error: of the policy,
-on the evaluation file. perturbation_r2: what z tells of the noise in the actions. plan_r2: what z tells of
-the expert's actions without it. Returns are mean ± standard deviation over the evaluation's episodes. With
---mean they are over seeds.
+a run left the policy untrained. Errors are MSE / Var(a) on held-out trajectories; docs/runs.md defines the
+measures. labelled_error: of what learned from labels, the LAM's action head or the IDM. Returns are mean ±
+standard deviation over the evaluation's episodes, with --mean over seeds.
 
---compare takes the ratio for each task and seed that both have, on seen and on unseen videos. Of shares (R²)
-it takes what is unexplained, 1 - R². A seed counts by its mean over tasks. The cells are the geometric mean
-over seeds and its 95% t interval. Better needs this interval and that of all ratios to lie on one side of 1.
-A run's name is its script's, or that of its folder in the benchmark. --mean leaves out what has one seed, and
-averages all runs of a name: give it runs of one setting. Of several runs of one name, task and seed --compare
-takes the one with the most label budgets, of these the newest.
+--compare judges as plot.py does (benchmark/README.md, Verdicts). Returns in --eval.env-id stand in the
+columns of both kinds of videos. A run's name is its script's, or that of its folder in the benchmark. --mean
+leaves out what has one seed, and averages all runs of a name: give it runs of one setting. Of several runs of
+one name, task and seed --compare takes the one with the most label budgets, of these the newest.
 """
 
 import signal
@@ -35,8 +31,7 @@ from results import VIDEOS, Row, find_folders, read_json, read_rows, write_csv
 from stats import MEASURES, UNEXPLAINED, Table, compare, labels_of, seeds_of
 
 COLUMNS = ("action_probe", "perturbation_r2", "plan_r2", "labelled_error", "policy_error", "return_mean")
-# names that folders of runs may have
-KNOWN = {name for scale in SCALES.values() for name in list_runs(scale, "cheetah-run")}
+KNOWN = {name for scale in SCALES.values() for name in list_runs(scale, "cheetah-run")}  # of folders
 Rows = list[list[str]]  # the first one is the header
 
 
@@ -113,8 +108,9 @@ def comparison_rows(table: Table, one: str, other: str) -> Rows:
     """The ratio of one to the other by each measure that both have."""
     rows = [["ratio", "distractors", "labelled", "task: seeds", f"mean of {one}", f"mean of {other}"]]
     rows[0] += [f"{one} / {other}, seen videos", "unseen videos", "better"]
-    difficulties = dict.fromkeys(row.difficulty for row in table.rows if row.run == one)
-    budgets = {row.budget: labels_of(row) for row in table.rows if row.run == one and row.budget} or {"": -1}
+    both = [row for row in table.rows if row.run in (one, other)]
+    difficulties = dict.fromkeys(row.difficulty for row in both)
+    budgets = {row.budget: labels_of(row) for row in both if row.budget} or {"": -1}
     for difficulty in difficulties:
         for budget in sorted(budgets, key=budgets.get):
             for measure in MEASURES:

@@ -8,9 +8,6 @@ Each stage runs in a process of its own on the data of `collect_data.py demo`; n
 prints transitions/s; TFLOP/s of convolutions and matrix products, forward and backward, as PyTorch counts
 them; peak memory; and seconds from the start to the end of the first update, with reading the file and
 compilation. The last line is one JSON object. docs/speed.md has what was measured.
-
---sizes reference: batch 256, encoder scale 1 with 1 residual block, heads 256, z 256, actor scale 2, 64
-labelled, augmentation.
 """
 
 import concurrent.futures
@@ -46,7 +43,7 @@ REFERENCE_FLAGS = {  # what the demo has otherwise
 
 @dataclass
 class Args:
-    sizes: Literal["reference", "paper"] = "reference"  # small ones for a CPU (see above), or Appendix F's
+    sizes: Literal["reference", "paper"] = "reference"  # small ones for a CPU (below), or Appendix F's
     stages: tuple[Literal[STAGES], ...] = STAGES  # script.stage of what to measure
     num_updates: int = 30  # updates that are timed, after three that are not
     data: str = "data/cheetah-run__scale_easy_video_hard__repeat4__noise0.8__train.hdf5"  # training file

@@ -412,6 +412,9 @@ def test_results_are_kept_and_read_again(writer, tmp_path):
         for run in (kept, folder)
     )
     assert again == first and any(row[5] == "blind_loss_ratio" for row in again)
+    with pytest.raises(SystemExit, match="kept/runs exists: move it away, or --add"):
+        results.main(tmp_path / "runs", tmp_path / "kept")  # its runs may be of other data
+    results.main(tmp_path / "runs", tmp_path / "kept", add=True)
     with open(tmp_path / "kept" / "runs.csv") as file:
         records = list(csv.DictReader(file))
     assert len(records) == len(again)
@@ -545,6 +548,34 @@ def test_claims_compare_what_both_sides_have(writer):
     assert not any("lapo_original" in name for name in claims)  # which has not run
     shutil.rmtree(writer.folder / "runs" / "bc__vanilla")  # scores over ours and over the paper's
     assert "score: lapo / lapo without distractors" not in writer.claims()
+
+
+def test_a_score_with_distractors_over_one_without_is_over_bc_of_the_same_seed(writer):
+    """So the seeds of BC count in the interval, and a seed that BC lacks is left out."""
+    for seed, (bc, clean_bc) in enumerate([(0.3, 0.5), (0.4, 0.4), (0.5, 0.3)]):
+        writer.run("lapo", seed=seed, score=0.2)
+        writer.run("lapo", difficulty=CLEAN, seed=seed, score=0.2)
+        writer.run("bc", seed=seed, score=bc)
+        if seed < 2:
+            writer.run("bc", difficulty=CLEAN, seed=seed, score=clean_bc)
+    runs = [("lapo", DISTRACTORS), ("lapo", CLEAN)]
+    found = stats.compare(writer.table(), runs, "return_mean", "seen_videos", 8)
+    ratios = [np.exp(found.log_ratios["cheetah-run", seed]) for seed in (0, 1)]
+    assert len(found.log_ratios) == 2 and ratios == pytest.approx([5 / 3, 1])
+
+
+def test_what_cannot_be_compared_is_named(writer):
+    """A number that is not finite, and sides of different data."""
+    folder = writer.run("laom", error=0.4)
+    writer.change(folder, action_probe_mse_over_var__seen_videos=float("nan"))
+    other = writer.run("lapo")
+    about = results.read_json(other / "results.json") | {"dataset_return": 800.0}
+    (other / "results.json").write_text(json.dumps(about))
+    runs = [("laom", DISTRACTORS), ("lapo", DISTRACTORS)]
+    found = stats.compare(writer.table(), runs, "action_probe", "seen_videos", 8)
+    assert str(found) == "–; not finite, left out: cheetah-run 0; of different data: cheetah-run 0"
+    found = stats.compare(writer.table(), runs, "plan_r2", "seen_videos", 8)
+    assert str(found) == "1.33; of different data: cheetah-run 0"
 
 
 def test_scores_are_relative_to_bc_on_all_labels(writer):
@@ -751,6 +782,27 @@ def test_two_methods_are_compared(writer, capsys):
     assert rows["return_mean", "2"] == [seeds, "49.500", "25.000", twice, twice, "yes"]
     with pytest.raises(SystemExit, match="error: --compare bc: there are laom, lapo"):
         table.main(runs, compare=("laom", "bc"))
+
+
+def test_latent_actions_alone_compare_with_a_whole_run(writer, capsys):
+    writer.run("lapo")
+    writer.run("lapo_original", error=0.6)
+    for pair in (("lapo", "lapo_original"), ("lapo_original", "lapo")):
+        table.main(tuple(writer.folder.glob("runs/*/*")), compare=pair)
+        assert "| action_probe | yes | 8 |" in capsys.readouterr().out
+
+
+def test_returns_of_an_own_environment_are_compared(writer, capsys):
+    for name, mean in (("laom", 40.0), ("lapo", 20.0)):
+        folder = writer.run(name)
+        found = results.read_json(folder / "results.json")
+        for budget, measures in found["budgets"].items():
+            kept = {key: value for key, value in measures.items() if "return" not in key}
+            found["budgets"][budget] = kept | {"return_mean/environment": mean}
+        (folder / "results.json").write_text(json.dumps(found))
+    table.main(tuple(writer.folder.glob("runs/*/*")), compare=("laom", "lapo"))
+    row = next(line for line in capsys.readouterr().out.splitlines() if "| return_mean | yes | 8 |" in line)
+    assert row.count("2.00") == 2
 
 
 # ---- measure.py --------------------------------------------------------------------------------------------
