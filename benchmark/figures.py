@@ -22,13 +22,7 @@ COLORS = {"bc": "#888888", "idm": "#e69f00", "lapo": "#0072b2", "laom": "#009e73
 COLORS |= {"laom_supervised": "#cc4411"}
 OTHER_COLORS = ["#aa3377", "#56b4e9", "#8b6914", "#7f3fbf"]  # of variants and quantisers, in turn
 SETTINGS = {DISTRACTORS: ("with distractors", "#cc4411"), CLEAN: ("without", "#0072b2")}
-STEPS = [
-    "LAPO",
-    "+ multi-step\nIDM",
-    "+ larger\nz",
-    "- pixels\n(embeddings)",
-    "+ augmen-\ntation",
-]  # Figure 6
+STEPS = ["LAPO", "+ multi-step\nIDM", "+ larger\nz", "- pixels\n(embeddings)", "+ augmen-\ntation"]
 # Figures 5 and 6: what z tells, the same of z(obs, obs), and the label of an axis
 WHAT_Z_TELLS = [
     ("action_probe", "blind_probe", "probe error, MSE / Var(a)"),
