@@ -632,6 +632,8 @@ class Run:
         for budget in args.num_labeled_trajectories if data.has_actions else ():
             if budgets.get(str(budget), {}).get("evaluation") != evaluation:
                 self.budgets.append(budget)
+        stopped_at = str(self.checkpoint["stage"])
+        self.budgets.sort(key=lambda budget: not stopped_at.endswith(f"_{budget}"))  # that one goes on first
         self.finished = bool(self.results) and not self.budgets and not stopped
         self.tracker = None
         if RANK > 0 or self.finished:
@@ -640,7 +642,7 @@ class Run:
             self.checkpoint["metrics_size"] = os.path.getsize(self.metrics.name)
         self.metrics.seek(self.checkpoint["metrics_size"])
         self.metrics.truncate()  # what was logged after the checkpoint comes again
-        table_3 = BC_RETURNS.get(data.task, (None, None))
+        table_3 = BC_RETURNS.get(args.eval.env_id or data.task, (None, None))
         self.results = {
             "script": SCRIPT.name,
             "task": data.task,
@@ -1485,10 +1487,12 @@ def load_data(args):
     batch_sizes = all_batch_sizes(args)
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
-    if labeled_data.has_actions and labeled_data.actions.isnan().any():
-        raise SystemExit(
-            f"error: {source}: a trajectory without actions of {labeled_data.task}: give --labeled-data"
-        )
+    for dataset in (labeled_data, eval_data):
+        if dataset.has_actions and dataset.actions.isnan().any():
+            raise SystemExit(
+                f"error: {dataset.paths[0]}: a trajectory without actions of {dataset.task}: give "
+                "--labeled-data and --eval-data in which all have them"
+            )
     if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
     smallest = labeled_data.shuffle[: min(budgets)]

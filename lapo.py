@@ -464,12 +464,11 @@ def split_for_probes(args, data, eval_data):
     unlabeled = data.shuffle[max(args.num_labeled_trajectories) :]
     one_fifth = max(1, len(data.shuffle) // 5)
     fitted = (data, unlabeled[:-one_fifth])
-    seen = (data, unlabeled[-one_fifth:])
     unseen = (eval_data, eval_data.shuffle)
     if len(fitted[1]) == 0:
         fitted, unseen = [(eval_data, half) for half in np.array_split(eval_data.shuffle, 2)]
-    tests = {"seen_videos": seen, "unseen_videos": unseen}
-    return fitted, {videos: source for videos, source in tests.items() if len(source[1]) > 0}
+    tests = {"seen_videos": (data, unlabeled[-one_fifth:]), "unseen_videos": unseen}
+    return fitted, {videos: source for videos, source in tests.items() if len(source[1])}
 
 
 def policy_errors(args, policy, data):
@@ -973,6 +972,8 @@ class Run:
         for budget in args.num_labeled_trajectories if data.has_actions else ():
             if budgets.get(str(budget), {}).get("evaluation") != evaluation:
                 self.budgets.append(budget)
+        stopped_at = str(self.checkpoint["stage"])
+        self.budgets.sort(key=lambda budget: not stopped_at.endswith(f"_{budget}"))  # that one goes on first
         self.finished = bool(self.results) and not self.budgets and not stopped
         self.tracker = None
         if RANK > 0 or self.finished:
@@ -981,7 +982,7 @@ class Run:
             self.checkpoint["metrics_size"] = os.path.getsize(self.metrics.name)
         self.metrics.seek(self.checkpoint["metrics_size"])
         self.metrics.truncate()  # what was logged after the checkpoint comes again
-        table_3 = BC_RETURNS.get(data.task, (None, None))
+        table_3 = BC_RETURNS.get(args.eval.env_id or data.task, (None, None))
         self.results = {
             "script": SCRIPT.name,
             "task": data.task,
@@ -1825,13 +1826,15 @@ def load_data(args):
     batch_sizes = all_batch_sizes(args)
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
-    if labeled_data.has_actions and labeled_data.actions.isnan().any():
-        raise SystemExit(
-            f"error: {source}: a trajectory without actions of {labeled_data.task}: give --labeled-data"
-        )
+    for dataset in (labeled_data, eval_data):
+        if dataset.has_actions and dataset.actions.isnan().any():
+            raise SystemExit(
+                f"error: {dataset.paths[0]}: a trajectory without actions of {dataset.task}: give "
+                "--labeled-data and --eval-data in which all have them"
+            )
     if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
-    if not split_for_probes(args, labeled_data, eval_data)[1]:
+    if labeled_data.has_actions and not split_for_probes(args, labeled_data, eval_data)[1]:
         raise SystemExit(f"error: {eval_data.paths[0]}: one trajectory is too few to fit and to test probes")
     smallest = labeled_data.shuffle[: min(budgets)]
     for flag, size, dataset, trajectories in (

@@ -155,20 +155,23 @@ def stopped(forks, short_file, tmp_path_factory) -> Path:
     return only_one(folder / "runs")
 
 
-def test_measured_anew_a_run_keeps_the_stage_that_was_stopped(stopped, short_file, tmp_path):
-    """Killed again before its next checkpoint, the stage goes on where it was, and its lines stand once."""
+def test_a_stage_that_was_stopped_goes_on_first(stopped, short_file, tmp_path):
+    """Also where others are to be measured anew or were added: no checkpoint of theirs replaces its own."""
     folder = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
     step = torch.load(folder / "checkpoint.pt")["step"]
-    argv = [*command("bc.py", short_file, eval__num_episodes=2), "--runs", tmp_path / "runs"]
+    sizes = {"eval__num_episodes": 2, "num_labeled_trajectories": (2, "all", 1)}
+    argv = [*command("bc.py", short_file, **sizes), "--runs", tmp_path / "runs"]
     blow = Blow("actor_1", "update", checkpoints=False)
     life = lives.start("bc.py", argv, tmp_path / "log", blow=blow, stages_only=True)
     assert end(life) == -signal.SIGKILL
-    assert read_results(folder)["budgets"]["all"]["evaluation"]["num_episodes"] == 2
     checkpoint = torch.load(folder / "checkpoint.pt")
     assert (checkpoint["stage"], checkpoint["step"]) == ("actor_1", step) and step > 0
     live("bc.py", argv, tmp_path / "log", stages_only=True)
     steps = [(record["stage"], record["step"]) for record in read_records(folder) if "step" in record]
     assert len(steps) == len({*steps})
+    assert [*dict.fromkeys(stage for stage, _ in steps)] == ["actor_all", "actor_1", "actor_2"]
+    measured = read_results(folder)["budgets"].values()
+    assert [measures["evaluation"]["num_episodes"] for measures in measured] == [2, 2, 2]
 
 
 def test_a_budget_may_be_given_up(stopped, short_file, tmp_path):

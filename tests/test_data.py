@@ -252,11 +252,17 @@ def test_bc_on_all_of_data_that_lack_actions(short_file, other_task):
         ({"eval_data": "{file}"}, "--eval-data"),
         ({"eval_data": "{other_task}"}, "--eval-data"),
         ({"labeled_data": ("{file}", "{other_task}")}, "without actions of cheetah-run"),
+        ({"eval_data": ("{val}", "{other_task}")}, "{val}: a trajectory without actions of cheetah-run"),
     ],
 )
 def test_bad_arguments_get_one_line(short_file, other_task, changes, message):
     """Before anything is trained."""
-    names = {"file": short_file, "folder": short_file.parent, "other_task": other_task}
+    names = {
+        "file": short_file,
+        "val": beside(short_file),
+        "folder": short_file.parent,
+        "other_task": other_task,
+    }
 
     def fill(value):
         if isinstance(value, tuple):
