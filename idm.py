@@ -825,7 +825,7 @@ class Run:
             if budgets.get(str(budget), {}).get("evaluation") != evaluation:
                 self.budgets.append(budget)
         stopped_at = str(self.checkpoint["stage"])
-        self.budgets.sort(key=lambda budget: not stopped_at.endswith(f"_{budget}"))  # that one goes on first
+        self.budgets.sort(key=lambda budget: not stopped_at.endswith(f"_{budget}"))  # its stage goes on first
         self.finished = bool(self.results) and not self.budgets and not stopped
         self.tracker = None
         if RANK > 0 or self.finished:
