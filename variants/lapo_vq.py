@@ -660,7 +660,7 @@ def known_mse(prediction, target):
 def learning_rate(peak, step, warmup, total, schedule):
     """Linear from zero over the warm-up, then cosine or linear to zero at the end (Appendix D)."""
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * min((step + 1) / warmup, 1)
     progress = (step - warmup) / (total - warmup)
     decay = 0.5 * (1 + cos(pi * progress)) if schedule == "cosine" else 1 - progress
     return peak * decay
