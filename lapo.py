@@ -732,6 +732,8 @@ class Dataset:
     def read(self, file, number, limit):
         """Yields file, first byte and number of frames, return, and the arrays of each trajectory."""
         task = f"{file.attrs['domain_name']}-{file.attrs['task_name']}"
+        if "b'" in task:
+            raise ValueError(f"domain_name and task_name are bytes, not text of variable length: {task}")
         world = file.attrs.get("world", WORLD)  # the paper's files and own ones name none
         if world != WORLD:
             raise ValueError(f"it shows world {world}, not {WORLD}; collect_data.py collects it again")
@@ -741,6 +743,9 @@ class Dataset:
         self.action_repeat = int(self.attributes.get("action_repeat", 1))
         if file.attrs.get("action_repeat", 1) != self.action_repeat:
             raise ValueError(f"its action_repeat is not that of {self.paths[0]}")
+        difficulty = file.attrs.get("difficulty", "vanilla")
+        if difficulty != self.difficulty and RANK == 0:
+            print(f"{self.paths[number]}: {difficulty}; episodes are {self.difficulty}, as in the first file")
         names = sorted(filter(str.isdigit, file), key=int)[:limit]
         if not names:
             raise ValueError('no trajectories: groups "0", "1", …')
@@ -898,10 +903,10 @@ NOT_COUNTED |= {"checkpoint_minutes", "device", "data_device", "compile", "log_i
 
 
 def find_folder(args, data, labeled_data, eval_data):
-    """The run's folder, and its identity, a hash of what decides its result, by which a command finds it.
+    """The run's folder, its identity, a hash of what decides its result, and whether it has begun there.
 
     Hashed are arguments, but for those that do not count, the script's bytes, and what the data hold: files
-    may move. A run's own copy of the script works where it lies, if identity.json there agrees.
+    may move. A run's own copy of the script works where it lies. The folder's identity.json must agree.
     """
     counted = {name: value for name, value in asdict(args).items() if name not in NOT_COUNTED}
     digest = hashlib.sha256(json.dumps(counted).encode())
@@ -914,16 +919,17 @@ def find_folder(args, data, labeled_data, eval_data):
     folder = f"{prefix}{identity}"
     if OWN_ARGS.exists():
         folder = str(SCRIPT.parent)
-        if read_json(f"{folder}/identity.json").get("identity", identity) != identity:
-            raise SystemExit(
-                f"error: {SCRIPT} is a run's own copy, and its arguments, its data or the script itself have "
-                "changed since: undo that, or delete identity.json to make this another run (docs/runs.md)"
-            )
     elif RANK == 0 and not os.path.exists(folder):
         for other in glob.glob(f"{glob.escape(prefix)}*/checkpoint.pt"):
             own_script = shlex.quote(f"{os.path.dirname(other)}/{SCRIPT.name}")
             print(f"unfinished, of other arguments, script or data; to continue it: python {own_script}")
-    return folder, identity
+    began = any(os.path.exists(f"{folder}/{name}") for name in ("checkpoint.pt", "results.json"))
+    if read_json(f"{folder}/identity.json").get("identity", None if began else identity) != identity:
+        raise SystemExit(
+            f"error: {folder} has a run of other arguments, script or data: undo the change, or "
+            "copy what is to stay (docs/runs.md, A later stage anew)"
+        )
+    return folder, identity, began
 
 
 def agree(facts):
@@ -1567,7 +1573,7 @@ def find_environments(args, data):
             difficulty = "released_vanilla"
         if difficulty not in DIFFICULTIES:
             raise SystemExit(f"error: {data.paths[0]}: difficulty {difficulty!r}, not of {[*DIFFICULTIES]}")
-        own_videos = f"{os.path.dirname(data.paths[0])}/{data.attributes.get('backgrounds', 'backgrounds')}"
+        own_videos = Path(data.paths[0]).parent / data.attributes.get("backgrounds", "backgrounds")
         settings = (data.task, difficulty, args.eval.backgrounds or own_videos)
         for name, split in (("seen_videos", "train"), ("unseen_videos", "val")):
             environments[name] = partial(make_env, *settings, split, data.action_repeat)
@@ -1827,15 +1833,19 @@ def load_data(args):
     if any(batch_size % WORLD_SIZE for batch_size in batch_sizes):
         raise SystemExit(f"error: batch sizes must be multiples of the number of ranks, {WORLD_SIZE}")
     for dataset in (labeled_data, eval_data):
-        if dataset.has_actions and dataset.actions.isnan().any():
+        if labeled_data.has_actions and dataset.actions.isnan().any():
             raise SystemExit(
                 f"error: {dataset.paths[0]}: a trajectory without actions of {dataset.task}: give "
                 "--labeled-data and --eval-data in which all have them"
             )
     if labeled_data.has_actions and max(budgets) > len(labeled_data.shuffle):
         raise SystemExit(f"error: --num-labeled-trajectories {max(budgets)}: more than {source} has")
-    if labeled_data.has_actions and not split_for_probes(args, labeled_data, eval_data)[1]:
-        raise SystemExit(f"error: {eval_data.paths[0]}: one trajectory is too few to fit and to test probes")
+    if labeled_data.has_actions:
+        (_, fitted), tests = split_for_probes(args, labeled_data, eval_data)
+        if not tests:
+            raise SystemExit(f"error: {eval_data.paths[0]}: one trajectory is too few to fit and test probes")
+        if len(fitted) < 16 and RANK == 0:
+            print(f"warning: {len(fitted)} trajectories are few to fit probes on: expect large errors")
     smallest = labeled_data.shuffle[: min(budgets)]
     for flag, size, dataset, trajectories in (
         ("--lam.batch-size", args.lam.batch_size, data, data.shuffle),
@@ -1855,7 +1865,7 @@ def load_data(args):
     if eval_data.task != labeled_data.task or files & {*map(os.path.realpath, eval_data.paths)}:
         raise SystemExit(f"error: no other file of {labeled_data.task} to evaluate on: give --eval-data")
     sizes = (labeled_data.actions.shape[1], eval_data.actions.shape[1])
-    if sizes[0] != sizes[1] and labeled_data.has_actions and eval_data.has_actions:
+    if sizes[0] != sizes[1] and labeled_data.has_actions:
         raise SystemExit(
             f"error: {eval_data.paths[0]} has actions of {sizes[1]} numbers, {source} of {sizes[0]}"
         )
@@ -1889,13 +1899,14 @@ def main(args):
     start_process(args)
     datasets = load_data(args)
     _, labeled_data, _ = datasets
-    folder, identity = find_folder(args, *datasets)
+    if not labeled_data.has_actions and RANK == 0:
+        print(f"{labeled_data.paths[0]} holds no actions, so there will be no decoder (--labeled-data)")
+    folder, identity, began = find_folder(args, *datasets)
     finished = read_json(f"{folder}/results.json").get("budgets", ())
     finished = map(int, finished)
     args.num_labeled_trajectories = tuple(dict.fromkeys([*args.num_labeled_trajectories, *finished]))
     environments, evaluation = find_environments(args, labeled_data)
     evaluation["largest_budget"] = max(args.num_labeled_trajectories)  # probes are fitted behind it
-    began = any(os.path.exists(f"{folder}/{name}") for name in ("checkpoint.pt", "results.json"))
     agree([folder, identity, began])
     if args.rehearsal and not began:
         rehearse(args, datasets, environments)

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from commands import ALL_TASKS, CLEAN, DISTRACTORS, Figure
-from stats import PAPER_SMALL_Z, PAPER_SUPERVISION, Table, Values, center, seed_means, t_interval
+from stats import PAPER_SMALL_Z, PAPER_SUPERVISION, Table, Values, center, seed_means, shared, t_interval
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -57,7 +57,7 @@ def draw_summary(table: Table, name: str, about: Figure):
     difficulty = DISTRACTORS if about.distractors else CLEAN
     methods = about.distractors or about.clean
     most_labels = table.most_labels
-    samples = {method: table.scores(method, difficulty, most_labels) for method in methods}
+    samples = shared({method: table.scores(method, difficulty, most_labels) for method in methods})
     methods = [method for method in methods if method not in table.scale.variants or samples[method]]
     figure, (ax,) = begin(table, name, about, width=len(methods))
     ticks = []
@@ -140,6 +140,13 @@ def draw_curves(table: Table, name: str, about: Figure):
     both = bool(about.distractors and about.clean)
     figure, axes = begin(table, name, about, len(panels))
     for ax, panel in zip(axes, panels):
+        samples_of_budgets = {}
+        for budget in table.budgets:
+            samples = {}
+            for key in about.runs:
+                scores = table.scores(*key, budget)
+                samples[key] = {pair: score for pair, score in scores.items() if pair[0] in panel}
+            samples_of_budgets[budget] = shared(samples)
         for i, (run_name, difficulty) in enumerate(about.runs):
             label = label_of(run_name)
             style = {}
@@ -149,11 +156,8 @@ def draw_curves(table: Table, name: str, about: Figure):
                 style = {"linestyle": "--", "markerfacecolor": "white"}
             color = color_of(table, run_name)
             shift = 0.06 * (i - (len(about.runs) - 1) / 2)
-            samples = {}
-            for budget in table.budgets:
-                scores = table.scores(run_name, difficulty, budget)
-                samples[budget] = {key: score for key, score in scores.items() if key[0] in panel}
-            curve(ax, samples, color, label, shift, **style)
+            points = {budget: found[run_name, difficulty] for budget, found in samples_of_budgets.items()}
+            curve(ax, points, color, label, shift, **style)
         powers_of_two(ax, table.budgets, "labelled trajectories")
         difficulties = [kind for kind in (DISTRACTORS, CLEAN) if tasks_of(table, about.runs, kind)]
         about_panel = panel[0] if len(panel) == 1 else f"mean of {len(panel)} tasks"
@@ -166,13 +170,17 @@ def draw_unseen(table: Table, name: str, about: Figure):
     """Figure 9a: error of what the labels have taught, on unseen videos."""
     figure, (ax,) = begin(table, name, about)
     names = about.distractors
-    for i, run_name in enumerate(names):
+    samples_of_budgets = {}
+    for budget in table.budgets:
         samples = {}
-        for budget in table.budgets:
+        for run_name in names:
             measure = "labelled_error/unseen_videos"
-            samples[budget] = table.get(run_name, DISTRACTORS, measure, budget=budget)
+            samples[run_name] = table.get(run_name, DISTRACTORS, measure, budget=budget)
+        samples_of_budgets[budget] = shared(samples)
+    for i, run_name in enumerate(names):
+        points = {budget: found[run_name] for budget, found in samples_of_budgets.items()}
         shift = 0.08 * (i - (len(names) - 1) / 2)
-        curve(ax, samples, color_of(table, run_name), label_of(run_name), shift)
+        curve(ax, points, color_of(table, run_name), label_of(run_name), shift)
     powers_of_two(ax, table.budgets, "labelled trajectories")
     ax.set_ylabel("error of the action, MSE / Var(a)")
     from_zero(ax)
@@ -407,11 +415,12 @@ def from_zero(ax):
 
 
 def name_score(ax, table: Table, tasks: list[str], difficulties: list[str], about: str):
-    """Title and label of an axis of scores; for a single task it says what score 1 is."""
+    """Title and label of an axis of scores; for a single task, or if not our own, it says what score 1 is."""
     ax.set_ylabel("normalised score")
     from_zero(ax)
-    ax.set_title(about, loc="left")
     if len(tasks) != 1:
+        is_own = all(table.reference(task, kind)[1] for task in tasks for kind in difficulties)
+        ax.set_title(about if is_own else f"{about}\nscore 1 = the paper's BC (Table 3)", loc="left")
         return
     (task,) = tasks
     ones = []

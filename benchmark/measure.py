@@ -223,6 +223,8 @@ def load_twin(method, args, path: str, eval_data):
         own, other = getattr(eval_data, name), getattr(twin, name)
         if not torch.equal(own.nan_to_num(), other.nan_to_num()):
             raise SystemExit(f"error: {path} is no twin of {eval_data.paths[0]}: its trajectories are others")
+    if twin.difficulty != "vanilla":
+        print(f"warning: {path} shows distractors ({twin.difficulty}), which no_distractors does not say")
     return twin
 
 

@@ -7,10 +7,10 @@
 
 It takes the runs of runs/benchmark/<scale>/, or where there are none, those of benchmark/results/<scale>/:
 they are of other data, so the two are not mixed. What a run is follows from its folder's name, else from its
-script's. A variant stands behind the method that --like names; its runs also count if they lie in runs/, and
-a line says which arguments differ from that method's. A figure one of whose methods has not run is skipped;
-means are over the tasks and seeds with which all have run. With all figures it also prints the verdict on
-each claim of the paper.
+script's. A variant stands behind the method that --like names; if it has no run of the scale, those in runs/
+count. Lines say which arguments differ from that method's, or from another seed's. A figure one of whose
+methods has not run is skipped; means are over the tasks and seeds with which all have run. With all figures
+it also prints the verdict on each claim of the paper.
 
 benchmark/README.md says what is drawn (Figures) and what makes a claim hold or fail (Verdicts). Cells are
 geometric means of ratios with 95% t intervals of the logarithms; of a share (R²) the ratio is of what is
@@ -28,7 +28,7 @@ import tyro
 from commands import ALL_TASKS, CLEAN, DISTRACTORS, METHODS, ROOT, SCALES, Figure, list_figures
 from figures import DRAW, plt
 from results import VIDEOS, find_folders, is_finished, read_json
-from stats import CLAIMS, MEASURES, PAPER_BC, Claim, Comparison, Table, compare, seeds_of, show
+from stats import CLAIMS, MEASURES, PAPER_BC, Claim, Comparison, Table, by_task, compare, seeds_of, show
 from table import Rows, print_rows
 
 # ---- Table 3 and verdicts --------------------------------------------------------------------
@@ -123,25 +123,31 @@ def load_table(args: Args) -> Table:
     if not args.runs:  # one's own, else the committed ones: they are of other data
         folders = find_folders([f"{ROOT}/runs/benchmark/{args.scale}/*/*"])
         folders = folders or find_folders([f"{ROOT}/benchmark/results/{args.scale}/*/*/*"])
-        folders += find_folders(f"{ROOT}/runs/*__{variant}__*" for variant in variants)
+        for variant in {*variants} - {folder.parent.name for folder in folders}:
+            folders += find_folders([f"{ROOT}/runs/*__{variant}__*"])
     finished = [folder for folder in folders if is_finished(folder)]
     table = Table(finished, args.scale, scale, known, args.videos)
     for variant, method in variants.items():
-        describe_variant(table, variant, method)
+        folders, of_method = table.find(variant), table.find(method)
+        print(f"{variant}: {len(folders)} runs with distractors")
+        for key in folders.keys() & of_method.keys():
+            print_differences(folders[key], of_method[key])
+    for name, difficulty in table.index:
+        of_tasks = by_task(table.find(name, difficulty))
+        for first, *others in map(list, map(dict.values, of_tasks.values())):
+            for other in others:
+                print_differences(other, first)
     return table.narrowed(lambda row: row.task in ALL_TASKS)
 
 
-def describe_variant(table: Table, variant: str, method: str):
-    """Says how many runs it has, and where their arguments are not those of the method."""
-    folders, of_method = table.find(variant), table.find(method)
-    print(f"{variant}: {len(folders)} runs with distractors")
-    for key in folders.keys() & of_method.keys():
-        own, other = [read_json(path / "args.json") for path in (folders[key], of_method[key])]
-        for stage in ("lam", "idm", "bc", "decoder"):
-            for name, value in other.get(stage, {}).items():
-                its = own.get(stage, {}).get(name)
-                if its != value:
-                    print(f"{folders[key]}: {stage}.{name} is {its}, {method}'s {value}")
+def print_differences(folder: Path, other: Path):
+    """Where the arguments of a run's stages are not those of another run."""
+    own, others = [read_json(path / "args.json") for path in (folder, other)]
+    for stage in ("lam", "idm", "bc", "decoder"):
+        for name, value in others.get(stage, {}).items():
+            its = own.get(stage, {}).get(name)
+            if its != value:
+                print(f"{folder}: {stage}.{name} is {its}, and {value} in {other}")
 
 
 def draw(table: Table, name: str, figure: Figure, args: Args) -> None:

@@ -80,7 +80,7 @@ def read_online(folder: Path, budget: str) -> dict[str, float]:
     """The end of the training curves of stages for all budgets or for this one."""
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    records = [json.loads(line) for line in lines]
+    records = [json.loads(line) for line in lines if line.endswith("}")]  # a full disk may have cut one
     result = {}
     for (kind, metric), name in ONLINE.items():
         values = []
@@ -171,6 +171,9 @@ def keep(run: Path, target: Path):
     args = read_json(run / "args.json")
     results = read_results(run, args)
     folder = target / results["task"] / run.parent.name / f"seed{results['seed']}"
+    if (folder / "results.json").exists() and age_of(folder)[:2] > age_of(run)[:2]:
+        print(f"{folder} stays: it has more label budgets than {run}, or is newer")
+        return
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(run / "args.json", folder)
     text = json.dumps(results, indent=2)

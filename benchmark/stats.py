@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -78,8 +79,8 @@ class Table:
         runs = {}
         for folder in sorted(folders, key=age_of, reverse=True):
             rows = list(read_rows(folder, known))
-            if rows:
-                runs.setdefault(rows[0][:4], rows)
+            if rows and runs.setdefault(rows[0][:4], rows) is not rows:
+                print(f"{folder} does not count, but {runs[rows[0][:4]][0].folder}")
         rows = [row for rows in runs.values() for row in rows]
         self.rows = sorted(rows, key=lambda row: (place_of(row.task), row.task, row.seed))
         self.index = index_rows(self.rows)
@@ -160,15 +161,15 @@ class Table:
     def reference(self, task: str, difficulty: str) -> tuple[float, bool]:
         """The return that is score 1, and whether it is our own or the paper's.
 
-        Our own is that of BC on all labels, on seen videos, if it has run on every kind of data shown.
+        Our own is that of BC on all labels, on seen videos, if it has run on all tasks and kinds of data.
         """
-        shown = {row.difficulty for row in self.rows if row.task == task} | {difficulty}
+        shown = {(row.task, row.difficulty) for row in self.rows} | {(task, difficulty)}
         own = {}
-        for kind in shown:
-            returns = self.get("bc", kind, "return_mean", "seen_videos", "all")
-            own[kind] = [value for (other, _), value in returns.items() if other == task]
-        if all(own.values()):
-            return float(np.mean(own[difficulty])), True
+        for pair in shown:
+            returns = self.get("bc", pair[1], "return_mean", "seen_videos", "all")
+            own[pair] = np.mean([value for (other, _), value in returns.items() if other == pair[0]] or [0])
+        if min(own.values()) > 0:
+            return float(own[task, difficulty]), True
         kind = difficulty if difficulty == CLEAN else DISTRACTORS
         return PAPER_BC.get(task, {}).get(kind, 1.0), False
 
@@ -176,7 +177,7 @@ class Table:
         """Returns, each over that of BC on all labels with the same seed, on seen videos."""
         returns = self.get(name, difficulty, "return_mean", videos, budget)
         of_bc = self.get("bc", difficulty, "return_mean", "seen_videos", "all")
-        return {key: value / of_bc[key] for key, value in returns.items() if key in of_bc}
+        return {key: value / (of_bc[key] or nan) for key, value in returns.items() if key in of_bc}
 
     def values(self, name: str, difficulty: str, measure: str, videos: str, budget: int | str) -> Values:
         """One of MEASURES of each run that has it: of R² what is unexplained, of returns the score."""
@@ -219,6 +220,13 @@ def by_task(values: Values) -> dict[str, dict[int, float]]:
 def center(values: Values) -> float:
     """The mean over tasks of the mean over seeds."""
     return float(np.mean([np.mean(list(seeds.values())) for seeds in by_task(values).values()]))
+
+
+def shared(samples: dict[str, Values]) -> dict[str, Values]:
+    """Of each sample what all have that are not empty: the same tasks and seeds."""
+    found = [set(values) for values in samples.values() if values]
+    keys = set.intersection(*found) if found else ()
+    return {name: {key: values[key] for key in values if key in keys} for name, values in samples.items()}
 
 
 def seed_means(values: Values) -> list[float]:

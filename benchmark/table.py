@@ -27,7 +27,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 from commands import CLEAN, DISTRACTORS, SCALES, list_runs
-from results import VIDEOS, Row, find_folders, read_json, read_rows, write_csv
+from results import VIDEOS, Row, find_folders, is_finished, read_json, read_rows, write_csv
 from stats import MEASURES, UNEXPLAINED, Table, compare, labels_of, seeds_of
 
 COLUMNS = ("action_probe", "perturbation_r2", "plan_r2", "labelled_error", "policy_error", "return_mean")
@@ -157,6 +157,7 @@ def main(
     if unfinished:
         print(f"no results.json yet in: {', '.join(unfinished)}", file=sys.stderr)
     if compare:
+        folders = [folder for folder in folders if is_finished(folder)]
         table = Table(folders, "demo", SCALES["demo"], [*KNOWN, *compare], "seen_videos")
         for name in compare:
             if name not in {row.run for row in table.rows}:
@@ -168,6 +169,10 @@ def main(
     if csv:
         write_csv(rows, csv)
         return
+    unknown = {*measures} - {row.measure for row in rows}
+    if unknown and measures != COLUMNS:
+        names = ", ".join(sorted({row.measure for row in rows}))
+        raise SystemExit(f"error: --measures {' '.join(unknown)}: there are {names}")
     print_rows(side_by_side(rows, measures, mean))
     print()
     if not mean:

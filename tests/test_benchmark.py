@@ -395,7 +395,7 @@ def test_results_that_are_not_whole(writer):
         assert str(error.value).startswith(f"error: {path} is not whole") and "\n" not in str(error.value)
 
 
-def test_results_are_kept_and_read_again(writer, tmp_path):
+def test_results_are_kept_and_read_again(writer, tmp_path, capsys):
     """Two small files of each finished run; what measure.py and the curves add is in one of them."""
     folder = writer.run("lapo", error=0.3)
     (folder / "lam.json").write_text('{"blind_loss_ratio": 2.0}')
@@ -414,7 +414,13 @@ def test_results_are_kept_and_read_again(writer, tmp_path):
     assert again == first and any(row[5] == "blind_loss_ratio" for row in again)
     with pytest.raises(SystemExit, match="kept/runs exists: move it away, or --add"):
         results.main(tmp_path / "runs", tmp_path / "kept")  # its runs may be of other data
+    shorter = results.read_json(folder / "results.json")
+    del shorter["budgets"]["2"]
+    (folder / "results.json").write_text(json.dumps(shorter))
+    args = results.read_json(folder / "args.json") | {"num_labeled_trajectories": [8]}
+    (folder / "args.json").write_text(json.dumps(args))
     results.main(tmp_path / "runs", tmp_path / "kept", add=True)
+    assert f"{kept} stays: it has more label budgets than {folder}" in capsys.readouterr().out
     with open(tmp_path / "kept" / "runs.csv") as file:
         records = list(csv.DictReader(file))
     assert len(records) == len(again)
@@ -584,10 +590,45 @@ def test_scores_are_relative_to_bc_on_all_labels(writer):
     found = writer.table("unseen_videos")
     assert found.reference("cheetah-run", DISTRACTORS) == (80, True)
     assert abs(stats.center(found.scores("laom", DISTRACTORS, 8)) - 0.25) < 0.05
+    writer.run("laom", "walker-run")  # one normaliser for all tasks
+    found = writer.table()
+    assert found.reference("cheetah-run", DISTRACTORS) == (823, False)
+    _, ax = figures.plt.subplots()
+    figures.name_score(ax, found, ["cheetah-run", "walker-run"], [DISTRACTORS], "mean of 2 tasks")
+    assert "score 1 = the paper's BC" in ax.get_title("left")
     shutil.rmtree(folder)
     found = writer.table()
     assert found.reference("cheetah-run", DISTRACTORS) == (823, False)
     assert found.reference("cheetah-run", CLEAN) == (840, False)
+
+
+def test_bc_that_earns_nothing_normalises_nothing(writer):
+    writer.run("laom")
+    writer.run("laom", difficulty=CLEAN)
+    writer.run("bc", score=0)
+    writer.run("bc", difficulty=CLEAN)
+    found = writer.table()
+    assert found.reference("cheetah-run", DISTRACTORS) == (823, False)
+    comparison = stats.compare(
+        found, [("laom", DISTRACTORS), ("laom", CLEAN)], "return_mean", "seen_videos", 8
+    )
+    assert "not finite, left out: cheetah-run 0" in str(comparison)
+
+
+def test_with_a_budget_that_one_method_lacks_all_have_the_same_seeds(writer):
+    """Else bars side by side would be means over different seeds."""
+    writer.figure("figure_01")
+    (folder,) = writer.folder.glob("runs/lapo/walker-run__lapo__1__*")
+    changed = results.read_json(folder / "results.json")
+    del changed["budgets"]["8"]
+    (folder / "results.json").write_text(json.dumps(changed))
+    args = results.read_json(folder / "args.json") | {"num_labeled_trajectories": [2]}
+    (folder / "args.json").write_text(json.dumps(args))
+    found = writer.table()
+    samples = {name: found.scores(name, DISTRACTORS, 8) for name in ("lapo", "laom", "none")}
+    same = stats.shared(samples)
+    assert len(samples["laom"]) == 4 and same["laom"].keys() == same["lapo"].keys() == samples["lapo"].keys()
+    assert same["none"] == {}
 
 
 def test_a_figure_has_the_tasks_and_seeds_that_all_have(writer):
@@ -626,6 +667,7 @@ def test_the_run_with_the_most_budgets_counts_then_the_newest(writer, capsys):
         changed = results.read_json(folder / "results.json") | {"date": date}
         (folder / "results.json").write_text(json.dumps(changed))
     assert writer.table().find("laom") == {("cheetah-run", 0): second}
+    assert f"{first} does not count, but {second}" in capsys.readouterr().out
     changed = results.read_json(second / "results.json")
     del changed["budgets"]["8"]
     (second / "results.json").write_text(json.dumps(changed))
@@ -704,7 +746,7 @@ def test_a_variant_is_shown_behind_the_method_it_is_like(writer, capsys):
         (target / "args.json").write_text(json.dumps(args))
     found = plot.load_table(writer.args(like=("laom_cosine=laom",)))
     printed = capsys.readouterr().out
-    assert "laom_cosine: 2 runs" in printed and "lam.learning_rate is 0.5, laom's 0.0005" in printed
+    assert "laom_cosine: 2 runs" in printed and "lam.learning_rate is 0.5, and 0.0005 in " in printed
     about = commands.list_figures(found.scale)["figure_01"]
     (axes,) = figures.draw_summary(found.only(about), "figure_01", about).axes
     assert [tick.get_text().split("\n")[1] for tick in axes.get_xticklabels()][4] == "laom_cosine"
@@ -768,6 +810,8 @@ def test_runs_side_by_side(writer, capsys):
     assert "| 2 | – | – | – | – | 1.000 | 71.2 ± 2.5 |" in output
     assert "| 8 | – \\| 0.400 | – | – | – | – | – |" in output
     assert "no results.json yet" in errors and str(writer.folder) in errors
+    with pytest.raises(SystemExit, match="error: --measures speed: there are .*action_probe"):
+        table.main((first,), measures=("speed",))
 
 
 def test_two_methods_are_compared(writer, capsys):

@@ -60,6 +60,8 @@ def test_after_the_end_it_prints_its_table(script, finished, short_file, tmp_pat
     first = finished(script)
     folder = Path(shutil.copytree(first, tmp_path / "runs" / first.name))
     lines = live(script, [*command(script, short_file), "--runs", tmp_path / "runs"], tmp_path / "log")
+    if script != "bc.py":
+        assert lines.pop(0).startswith("warning: 1 trajectories are few to fit probes on")
     assert lines[-1] == f"finished: {folder}" and lines[0].startswith("| labelled | videos | return |")
     assert len(lines) == 3 + 2 * len(read_results(folder)["budgets"])
     assert contents(folder) == contents(first)
@@ -222,21 +224,31 @@ def test_its_own_copy_continues_a_run_wherever_it_lies(stopped, unbroken, short_
     assert lines[-1] == f"finished: {folder}" and len(lines) == 7  # its table alone
 
 
-def test_its_own_copy_is_of_one_run(stopped, tmp_path):
-    """Other arguments, or an edit, are refused in one line that says what to do."""
-    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+def test_a_folder_is_of_one_run(stopped, short_file, tmp_path):
+    """Other arguments, an edit, or a lost identity.json are refused in one line, by either command."""
+    folder = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
     files = contents(folder)
-    for words, edit in ((["--seed", "3"], ""), ([], "# another\n")):
-        (folder / "bc.py").write_bytes(files["bc.py"] + edit.encode())
-        log = tmp_path / f"log{len(words)}"
-        assert end(lives.start(folder / "bc.py", words, log)) == 1
-        (line,) = said(log)
+
+    def refused(script, words, name):
+        (folder / name).write_bytes(edited[name])
+        log = tmp_path / "log"
+        assert end(lives.start(script, words, log)) == 1
+        line = said(log)[-1]
         assert line.startswith(
-            f"error: {folder}/bc.py is a run's own copy, and its arguments, its data or the"
+            f"error: {folder} has a run of other arguments, script or data: undo the change"
         )
-        assert "delete identity.json to make this another run" in line
-        (folder / "bc.py").write_bytes(files["bc.py"])
-        assert contents(folder) == files
+        assert contents(folder) == files | edited
+        (folder / name).write_bytes(files[name])
+
+    edited = {"bc.py": files["bc.py"]}
+    refused(folder / "bc.py", ["--seed", "3"], "bc.py")
+    edited = {"bc.py": files["bc.py"] + b"# another\n"}
+    refused(folder / "bc.py", [], "bc.py")
+    edited = {"identity.json": b"{}"}
+    refused(folder / "bc.py", ["--seed", "3"], "identity.json")
+    edited = {"identity.json": b'{"identity": "01234567"}'}
+    command_line = [*command("bc.py", short_file), "--runs", folder.parent]
+    refused("bc.py", command_line, "identity.json")
 
 
 # ---- Another folder ----------------------------------------------------------------------------------------
@@ -269,13 +281,13 @@ def test_arguments_that_decide_the_result_make_another_run(short_file, tmp_path)
     """All but the listed ones, and those of the evaluation."""
     args = parse("laom_supervised.py", short_file, runs=str(tmp_path))
     datasets = laom_supervised.load_data(args)
-    _, own = laom_supervised.find_folder(args, *datasets)
+    _, own, _ = laom_supervised.find_folder(args, *datasets)
     counted = set()
     names = set()
     for holder, path, name in leaves(args):
         value = getattr(holder, name)
         setattr(holder, name, other_value(value))
-        _, identity = laom_supervised.find_folder(args, *datasets)
+        _, identity, _ = laom_supervised.find_folder(args, *datasets)
         setattr(holder, name, value)
         names.add(path)
         counted |= {path} if identity != own else set()
@@ -288,7 +300,7 @@ def test_arguments_that_decide_the_result_make_another_run(short_file, tmp_path)
 def find(argv: list[str]) -> str:
     """The name of the folder that a command line of bc.py finds."""
     args = bc.parse_args(argv)
-    folder, identity = bc.find_folder(args, *bc.load_data(args))
+    folder, identity, _ = bc.find_folder(args, *bc.load_data(args))
     assert folder == f"{args.runs}/cheetah-run__bc__{args.seed}__{identity}" and len(identity) == 8
     return folder
 

@@ -193,6 +193,7 @@ def compressed(file):
         (lambda path: edit(path, compressed), "maybe compressed, chunked or of another file"),
         (lambda path: edit(path, lambda file: file["1"].pop("obs")), "obs"),
         (lambda path: edit(path, lambda file: file.attrs.pop("task_name")), "task_name"),
+        (lambda path: edit(path, lambda file: file.attrs.update(task_name=np.bytes_("run"))), "are bytes"),
         (lambda path: edit(path, lambda file: [file.pop(name) for name in "012"]), "is no dataset"),
         (lambda path: os.truncate(path, 500_000), "truncated"),
         (lambda path: path.write_bytes(b"not HDF5"), "signature not found"),
@@ -217,6 +218,14 @@ def test_files_of_another_action_repeat(short_file, args, tmp_path):
         Dataset((str(short_file), str(path)), args)
     assert str(error.value).startswith(f"error: {path} is no dataset")
     assert f"its action_repeat is not that of {short_file}" in str(error.value)
+
+
+def test_files_of_another_difficulty(short_file, args, tmp_path, capsys):
+    """They are mixed, but not without a word: the first decides what is played."""
+    path = Path(shutil.copy(short_file, tmp_path / "vanilla__train.hdf5"))
+    edit(path, lambda file: file.attrs.update(difficulty="vanilla"))
+    data = Dataset((str(short_file), str(path)), args)
+    assert f"{path}: vanilla; episodes are {data.difficulty}, as in the first file" in capsys.readouterr().out
 
 
 def test_a_difficulty_that_is_none(short_file, tmp_path):
@@ -335,17 +344,40 @@ def test_probes_need_two_trajectories(short_file, tmp_path):
     edit(train_file, one_trajectory)
     laom.load_data(args)
     edit(beside(train_file), lambda file: file.pop("1"))
-    with pytest.raises(SystemExit, match="^error: .*val.hdf5: one trajectory is too few to fit and to test"):
+    with pytest.raises(SystemExit, match="^error: .*val.hdf5: one trajectory is too few to fit and test"):
         laom.load_data(args)
     for path in (train_file, beside(train_file)):
         edit(path, plain_videos)
     laom.load_data(args)  # no probe needs them
 
 
+def test_evaluation_data_have_actions(short_file, tmp_path):
+    """Where the labelled data have them: else nothing would be measured, without a word."""
+    for path in (short_file, beside(short_file)):
+        shutil.copy(path, tmp_path)
+    args = parse("laom.py", tmp_path / short_file.name, num_labeled_trajectories=(1,))
+    edit(beside(tmp_path / short_file.name), plain_videos)
+    with pytest.raises(SystemExit, match="^error: .*val.hdf5: a trajectory without actions of cheetah-run"):
+        laom.load_data(args)
+
+
+def test_few_trajectories_for_probes_are_named(short_file, capsys):
+    laom.load_data(parse("laom.py", short_file, num_labeled_trajectories=(1,)))
+    assert "warning: 1 trajectories are few to fit probes on" in capsys.readouterr().out
+
+
 def test_evaluation_data_are_other_data(short_file, tmp_path):
     path = shutil.copy(short_file, tmp_path / "renamed.hdf5")
     with pytest.raises(SystemExit, match="--eval-data"):
         laom.load_data(parse("laom.py", path))
+
+
+def test_videos_beside_a_file_of_the_working_directory(short_file, monkeypatch):
+    monkeypatch.chdir(short_file.parent)
+    args = parse("laom.py", short_file.name)
+    _, labeled_data, _ = laom.load_data(args)
+    environments, _ = laom.find_environments(args, labeled_data)
+    assert environments.keys() == {"seen_videos", "unseen_videos"}
 
 
 def test_data_without_its_videos(short_file, tmp_path):

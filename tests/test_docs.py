@@ -81,7 +81,7 @@ def test_own_data_from_its_page_to_the_table(forks, tmp_path):
     argv = ["demo", "--data", path, *words.split(), "--runs", tmp_path / "runs"]
     assert lives.end(lives.start("lapo.py", argv, tmp_path / "log")) == 0, (tmp_path / "log").read_text()
     lines = lives.said(tmp_path / "log")
-    assert lines[0].startswith("no episodes: squares-push is no task of dm_control's suite")
+    assert lines[1].startswith("no episodes: squares-push is no task of dm_control's suite")
     measures = read_results(only_one(tmp_path / "runs"))["budgets"]["2"]
     assert not any("return" in name for name in measures)
     error = f"{measures['policy_mse_over_var/unseen_videos']:.3f}"

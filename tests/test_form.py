@@ -17,7 +17,7 @@ MAX_CHANGED = {  # code tokens on changed lines
     ("lapo.py", "laom.py"): 1_900,
     ("laom.py", "laom_supervised.py"): 800,
     ("laom_supervised.py", "idm.py"): 3_800,  # wanted: 3,330
-    ("idm.py", "bc.py"): 2_040,
+    ("idm.py", "bc.py"): 2_070,  # wanted: 2,040; a warning about probes was added
 }
 METHOD_ENDS = 490  # lines
 ALL = sorted(

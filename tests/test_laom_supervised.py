@@ -164,7 +164,10 @@ def test_learning_rate_end_points():
         assert [rates[0], rates[9], rates[10], rates[110]] == pytest.approx([0.1, 1, 1, 0])
         assert all(a >= b for a, b in zip(rates[9:], rates[10:])) and rates[60] == pytest.approx(0.5)
     assert learning_rate(1.0, 0, 0, 10, "cosine") == 1
-    assert [learning_rate(1.0, step, 1.6, 10, "cosine") for step in range(2)] == [1 / 1.6, 1]  # never above the peak
+    assert [learning_rate(1.0, step, 1.6, 10, "cosine") for step in range(2)] == [
+        1 / 1.6,
+        1,
+    ]  # never above the peak
 
 
 def test_an_epoch_is_a_permutation():
