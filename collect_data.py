@@ -286,6 +286,8 @@ def dataset_path(output: Path, attributes: dict) -> Path:
 
 def refuse_other_settings(path: Path, attributes: dict, masks=False):
     with h5py.File(path) as file:
+        if "rerendered_from" in file.attrs:
+            attributes = {"rerendered_from": None} | attributes
         differing = [name for name, value in attributes.items() if file.attrs.get(name) != value]
         if masks and "mask" not in file["0"]:
             differing.append("masks")
@@ -368,6 +370,7 @@ def record_dataset(
             else:
                 lengths, physics_seeds = [EPISODE_LENGTH // args.action_repeat] * len(seeds), seeds
                 shapes, attributes["random_return"] = pool.submit(measure_task, recording).result()
+            journal.unlink(missing_ok=True)  # it may be of another partial file
             create_dataset_file(partial, attributes, physics_seeds, lengths, shapes)
             journal.write_text("")
         returns = record_episodes(pool, recording, seeds, partial, journal)
@@ -414,8 +417,10 @@ def collect(args: Args):
     attributes |= attributes_of_pictures(args, backgrounds)
     train = attributes | {"split": "train", "num_trajectories": args.num_trajectories}
     val = attributes | {"split": "val", "num_trajectories": args.num_eval_trajectories}
-    if dataset_path(args.output, val).exists():  # found now, not when the training file is there
-        refuse_other_settings(dataset_path(args.output, val), val, args.masks)
+    val_path = dataset_path(args.output, val)
+    for path in (val_path, Path(f"{val_path}.partial")):
+        if path.exists():  # found now, not when the training file is there
+            refuse_other_settings(path, val, args.masks)
     for file_attributes in (train, val):
         record_dataset(args, file_attributes, backgrounds, expert_file)
 
@@ -615,7 +620,7 @@ def decode_videos(root, videos, folder):
         for number, video in enumerate(videos, 1):
             name = as_text(video.relative_to(root))
             bar.set_postfix_str(f"video {number} of {len(videos)}: {name}")
-            path = folder / hashlib.sha256(os.fsencode(video)).hexdigest()
+            path = folder / hashlib.sha256(os.fsencode(video) + b"%d" % video.stat().st_size).hexdigest()
             try:
                 if not path.exists():
                     with open(partial, "wb") as file:
@@ -641,6 +646,7 @@ def collect_videos(args: Args):
     name = as_text(root.name)
     attributes = {"domain_name": "video", "task_name": name, "difficulty": "vanilla", "dynamic": False}
     attributes |= {"img_hw": IMG_HW, "source": as_text(root), "num_videos": len(videos)}
+    attributes["num_bytes"] = sum(video.stat().st_size for video in videos)  # one may have been replaced
     train = args.output / f"{name}__videos__train.hdf5"
     val = args.output / f"{name}__videos__val.hdf5"
     folder = args.output / f"{name}__videos.partial"
@@ -908,7 +914,7 @@ def find_videos(backgrounds: str) -> dict[str, list]:
     root = Path(backgrounds).resolve()
     if not root.is_dir():
         raise SystemExit(f"error: --backgrounds {backgrounds}: no such folder")
-    davis = root / "JPEGImages" / "480p"
+    davis = root if root.parts[-2:] == ("JPEGImages", "480p") else root / "JPEGImages" / "480p"
     if davis.is_dir():
         sources = {split: [davis / name for name in names.split()] for split, names in DAVIS_VIDEOS.items()}
         folders = sources["train"] + sources["val"]
@@ -946,7 +952,8 @@ def prepare_backgrounds(backgrounds: str, output: Path, num_workers: int) -> Pat
             bar = Progress(videos, total=len(items), desc=f"background videos, {split}", unit="video")
             for i, video in enumerate(bar):
                 if video.max() <= 1:
-                    bar.write(f"warning: {items[i]}: all values are {video.min()} to {video.max()}, of 255")
+                    values = f"{video.min()} to {video.max()}"
+                    raise SystemExit(f"error: {items[i]}: all values are {values}, of 255")
                 file = partial / split / f"{i:03d}.npy"
                 np.save(file, video)
                 sync(file)

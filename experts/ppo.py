@@ -372,6 +372,8 @@ class TrainingFiles:
         self.state = {"step": 0, "seconds": 0.0, "curve": [], "best_score": -math.inf}
         if self.checkpoint.exists():
             self.load_checkpoint()
+        elif path.exists():
+            raise SystemExit(f"error: {path} exists without a checkpoint: move it or give another --output")
         self.step = self.state["step"]
         self.curve = self.state["curve"]
         self.best_score = self.state["best_score"]

@@ -487,6 +487,8 @@ class TrainingFiles:
         self.state = {"step": 0, "seconds": 0.0, "curve": [], "best_score": -math.inf}
         if self.checkpoint.exists():
             self.load_checkpoint()
+        elif path.exists():
+            raise SystemExit(f"error: {path} exists without a checkpoint: move it or give another --output")
         self.step = self.state["step"]
         self.curve = self.state["curve"]
         self.best_score = self.state["best_score"]
@@ -631,8 +633,8 @@ def check_lengths(args: Args):
         raise SystemExit("error: --buffer-size: must hold an episode of each of --num-envs")
     if args.learning_starts < args.n_step * args.num_envs:
         raise SystemExit("error: --learning-starts: at least --n-step × --num-envs")
-    if args.expert and args.total_steps < 2 * args.learning_starts:
-        raise SystemExit("error: --total-steps: with --expert at least 2 × --learning-starts")
+    if args.total_steps < args.learning_starts * (2 if args.expert else 1):
+        raise SystemExit("error: --total-steps: at least --learning-starts, with --expert twice as many")
 
 
 def main(args: Args):

@@ -135,6 +135,23 @@ def test_killed_collection_ends_with_the_same_file(
         assert file.read_bytes() == (collected / file.name).read_bytes()
 
 
+def test_a_journal_of_another_file_counts_nothing(collect_short, collect, tmp_path, monkeypatch):
+    """Else a kill before the new one begins would leave a file of zeros that is complete."""
+    journal = tmp_path / (NAME.format("train") + ".partial.jsonl")
+    journal.write_text("[0, 81.0]\n")
+    monkeypatch.setattr(collect_short, "create_dataset_file", lambda *_: sys.exit(str(journal.exists())))
+    with pytest.raises(SystemExit, match="False"):
+        collect(tmp_path, *NUMBERS)
+
+
+def test_a_partial_evaluation_file_of_other_settings_is_found_first(collect, collected, tmp_path):
+    name = NAME.format("val")
+    shutil.copy(collected / name, tmp_path / f"{name}.partial")
+    with pytest.raises(SystemExit, match=f"error: .*{name}.partial exists and differs in seed"):
+        collect(tmp_path, *NUMBERS, "--seed", 1)
+    assert not list(tmp_path.glob("*train*"))
+
+
 class Here(concurrent.futures.Executor):
     """Does at once and in this process what workers do."""
 
@@ -443,6 +460,8 @@ def test_to_vanilla_and_back(collect, source, tmp_path):
     assert about["difficulty"] == "vanilla" and not about["dynamic"] and about["split"] == "val"
     assert about["random_return"] == attributes(source)["random_return"]
     assert source.name in about["rerendered_from"]
+    with pytest.raises(SystemExit, match=f"error: {path} exists and differs in .*rerendered_from"):
+        collect(tmp_path, "--difficulty", "vanilla", *NUMBERS)
     collect(tmp_path, "--rerender", path)
     assert same(read(tmp_path / source.name)[0], first, "obs", "states", "actions", "physics")
 
@@ -798,12 +817,12 @@ def test_finished_files_stay(collect_videos, tmp_path, capsys):
     assert files[0].stat().st_mtime_ns == written[0][0] and files[1].read_bytes() == written[1][1]
 
     make_video(videos / "d.mp4", 30, 0)
-    with pytest.raises(SystemExit, match="exists and differs in num_videos; remove it"):
+    with pytest.raises(SystemExit, match="exists and differs in num_videos, num_bytes; remove it"):
         collect_videos(videos, data)
     (videos / "d.mp4").unlink()
     (videos / "a.mp4").write_bytes(b"no video" * 100)  # b becomes the first, c the one for evaluation
     files[1].unlink()
-    with pytest.raises(SystemExit, match="exists and differs in left_out; remove it"):
+    with pytest.raises(SystemExit, match="exists and differs in num_bytes, left_out; remove it"):
         collect_videos(videos, data)
     assert files[0].read_bytes() == written[0][1] and not files[1].exists()
 
@@ -863,6 +882,9 @@ def test_davis(forks, davis, tmp_path):
 
 
 def test_davis_without_a_video(davis):
+    """Or by its inner folder, which has the same videos."""
+    inner = davis / "JPEGImages" / "480p"
+    assert collect_data.find_videos(str(inner)) == collect_data.find_videos(str(davis))
     shutil.rmtree(davis / "JPEGImages" / "480p" / "soapbox")
     with pytest.raises(SystemExit, match="1 DAVIS videos are missing: soapbox"):
         collect_data.find_videos(str(davis))
@@ -902,16 +924,16 @@ def test_frames_of_16_bits_look_like_those_of_8(mode, tmp_path):
     assert np.array_equal(video[0], ramp[..., None].repeat(3, -1))
 
 
-def test_frames_of_floats_that_became_integers_are_a_warning(forks, tmp_path, capsys):
+def test_frames_of_floats_that_became_integers_are_refused(forks, tmp_path):
     """All values are 0 or 1: one line that names the video and the range."""
     rng = np.random.default_rng(0)
     for name, scale in (("a", 255), ("b", 1)):
         (tmp_path / "frames" / name).mkdir(parents=True)
         pixels = (rng.uniform(0, 1.9, (8, 8, 3)).clip(0, 1) * scale).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / "frames" / name / "0.png")
-    collect_data.prepare_backgrounds(str(tmp_path / "frames"), tmp_path, num_workers=1)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
-    assert lines == [f"warning: {tmp_path / 'frames' / 'b'}: all values are 0 to 1, of 255"]
+    with pytest.raises(SystemExit, match="^error: .*frames/b: all values are 0 to 1, of 255$"):
+        collect_data.prepare_backgrounds(str(tmp_path / "frames"), tmp_path, num_workers=1)
+    assert not (tmp_path / "backgrounds" / "frames").exists()  # repaired pictures are taken
 
 
 def test_videos_of_an_earlier_version_are_not_taken(collect, collected, tmp_path):

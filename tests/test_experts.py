@@ -52,13 +52,18 @@ def test_training_writes_an_expert_and_continues(tmp_path, capsys):
     (tmp_path / "cheetah-run.checkpoint.pt").write_bytes(b"cut off")
     with pytest.raises(SystemExit, match="error: .*checkpoint.pt cannot be read, remove it"):
         train(tmp_path, 4000)
+    (tmp_path / "cheetah-run.checkpoint.pt").unlink()
+    with pytest.raises(SystemExit, match="error: .*cheetah-run.npz exists without a checkpoint: move it"):
+        train(tmp_path, 4000)
+    with pytest.raises(SystemExit, match="error: --total-steps: at least --learning-starts"):
+        train(tmp_path / "short", 400)
 
 
 def test_training_goes_on_from_a_shipped_policy(tmp_path):
     """Before the critics know the policy it stays as it is: its file says what the shipped one says, bit for
     bit."""
     expert = ROOT / "experts" / "cheetah-run.npz"
-    with pytest.raises(SystemExit, match="error: --total-steps: with --expert at least 2 ×"):
+    with pytest.raises(SystemExit, match="error: --total-steps: .* with --expert twice as many"):
         train(tmp_path, 2400, expert=expert, learning_starts=1600, hidden_dim=256)
     train(tmp_path, 2000, expert=expert, learning_starts=1000, hidden_dim=256, height_reward=0.1)
     shipped, found = (sac.load_expert(path).layers[-1] for path in (expert, tmp_path / "cheetah-run.npz"))
