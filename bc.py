@@ -136,7 +136,7 @@ DEMO = Args(
     bc=BCArgs(**SMALL, num_epochs=6, num_updates=1000, learning_rate=2e-3, encoder_scale=2),
 )
 PRESETS = {
-    "paper": (f"Appendix F to the letter (default; the other preset is demo)\n\n{__doc__}", Args()),
+    "paper": (f"the hyperparameters of Appendix F (default; the other preset is demo)\n\n{__doc__}", Args()),
     "demo": (f"the whole pipeline on a laptop without a GPU, minutes\n\n{__doc__}", DEMO),
 }
 

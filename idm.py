@@ -3,9 +3,9 @@
 "Latent Action Learning Requires Supervision in the Presence of Distractors", Nikulin et al., 2025; Table 8.
 
 An inverse dynamics model (IDM) learns on the labelled trajectories alone which action lies between two
-observations. It then labels all videos, and a policy imitates these labels. It sees few videos, so it
-generalises less to new ones (Figure 9a); looking several steps ahead it learns an embedding that ignores what
-the agent does not control (Figure 11).
+observations. It then labels all videos, and a policy imitates these labels. In the paper it generalises less
+to new videos, as it learns from few (Figure 9a), and looking several steps ahead it learns an embedding that
+ignores what the agent does not control (Figure 11).
 
     stage 1  IDM             labels           →  idm_<n>.pt       one for each number n of labelled ones
     stage 2  BC              videos, IDM      →  actor_<n>.pt     policy obs → action
@@ -153,7 +153,7 @@ DEMO = Args(
     bc=BCArgs(**SMALL, num_epochs=6, learning_rate=2e-3, encoder_scale=2),
 )
 PRESETS = {
-    "paper": (f"Appendix F to the letter (default; the other preset is demo)\n\n{__doc__}", Args()),
+    "paper": (f"the hyperparameters of Appendix F (default; the other preset is demo)\n\n{__doc__}", Args()),
     "demo": (f"the whole pipeline on a laptop without a GPU, minutes\n\n{__doc__}", DEMO),
 }
 

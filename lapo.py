@@ -174,7 +174,7 @@ DEMO = Args(
     decoder=DecoderArgs(num_updates=1000),
 )
 PRESETS = {
-    "paper": (f"Appendix F to the letter (default; the other preset is demo)\n\n{__doc__}", Args()),
+    "paper": (f"the hyperparameters of Appendix F (default; the other preset is demo)\n\n{__doc__}", Args()),
     "demo": (f"the whole pipeline on a laptop without a GPU, minutes\n\n{__doc__}", DEMO),
 }
 

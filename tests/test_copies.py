@@ -35,7 +35,7 @@ REASONS: dict[str, dict[str, str]] = {
         "variants/lapo_vq.py": "the original's pairs and z; the weight of the commitment",
     },
     "BCArgs": {
-        "idm.py": "clones the IDM's labels: its own schedule (Table 11)",
+        "idm.py": "clones the IDM's labels: its own schedule (Table 8)",
         "bc.py": "clones true actions, by updates for small budgets (Tables 9 and 10)",
     },
     "DEMO": {

@@ -1,7 +1,7 @@
 """LAPO with vector quantisation: the original of Schmidt and Jiang (2023), a variant of lapo.py.
 
 z is 128 numbers, cut into eight codes of 16, each replaced by the nearest of 64 entries of a codebook; the
-IDM sees observations one step apart (Figures 5 and 6 of "Latent Action Learning Requires Supervision in the
+IDM sees observations one step apart (Figure 5 of "Latent Action Learning Requires Supervision in the
 Presence of Distractors", Nikulin et al., 2025). All else is lapo.py and explained there.
 
     python variants/lapo_vq.py demo                    # a laptop, minutes; collect_data.py demo first
@@ -157,7 +157,7 @@ DEMO = Args(
     decoder=DecoderArgs(num_updates=1000),
 )
 PRESETS = {
-    "paper": (f"Appendix F to the letter (default; the other preset is demo)\n\n{__doc__}", Args()),
+    "paper": (f"the hyperparameters of Appendix F (default; the other preset is demo)\n\n{__doc__}", Args()),
     "demo": (f"the whole pipeline on a laptop without a GPU, minutes\n\n{__doc__}", DEMO),
 }
 
