@@ -133,8 +133,8 @@ def load_table(args: Args) -> Table:
         for key in folders.keys() & of_method.keys():
             print_differences(folders[key], of_method[key])
     for name, difficulty in table.index:
-        of_tasks = by_task(table.find(name, difficulty))
-        for first, *others in map(list, map(dict.values, of_tasks.values())):
+        for of_task in by_task(table.find(name, difficulty)).values():
+            first, *others = of_task.values()
             for other in others:
                 print_differences(other, first)
     return table.narrowed(lambda row: row.task in ALL_TASKS)
