@@ -118,8 +118,8 @@ def loss_ratios(method, args, lam: nn.Module, data) -> dict[str, float]:
 def prediction_errors(lam: nn.Module, obs: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
     """The FDM's MSE with its own z, with another transition's, with z of (obs, obs), and that of no change.
 
-    (1, 4): LAPO's in pixels, where the two older frames of next_obs are frames of obs. LAOM's in embeddings of
-    the encoder; its slow copy has nearly reached it when the learning rate has fallen to zero.
+    (1, 4): LAPO's in pixels, where the two older frames of next_obs are frames of obs. LAOM's in embeddings
+    of the encoder; its slow copy has nearly reached it when the learning rate has fallen to zero.
     """
     if hasattr(lam, "decoder"):
         target = next_obs
