@@ -609,6 +609,10 @@ def as_text(path) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
+def size_of(video: Path) -> int:
+    return video.stat().st_size if video.exists() else 0  # a link to nothing
+
+
 def decode_videos(root, videos, folder):
     """Yields the name of each video and a file in the folder with its frames, uint8 (T, 64, 64, 3).
 
@@ -620,7 +624,7 @@ def decode_videos(root, videos, folder):
         for number, video in enumerate(videos, 1):
             name = as_text(video.relative_to(root))
             bar.set_postfix_str(f"video {number} of {len(videos)}: {name}")
-            path = folder / hashlib.sha256(os.fsencode(video) + b"%d" % video.stat().st_size).hexdigest()
+            path = folder / hashlib.sha256(os.fsencode(video) + b"%d" % size_of(video)).hexdigest()
             try:
                 if not path.exists():
                     with open(partial, "wb") as file:
@@ -646,7 +650,7 @@ def collect_videos(args: Args):
     name = as_text(root.name)
     attributes = {"domain_name": "video", "task_name": name, "difficulty": "vanilla", "dynamic": False}
     attributes |= {"img_hw": IMG_HW, "source": as_text(root), "num_videos": len(videos)}
-    attributes["num_bytes"] = sum(video.stat().st_size for video in videos)  # one may have been replaced
+    attributes["num_bytes"] = sum(map(size_of, videos))  # one may have been replaced
     train = args.output / f"{name}__videos__train.hdf5"
     val = args.output / f"{name}__videos__val.hdf5"
     folder = args.output / f"{name}__videos.partial"

@@ -214,7 +214,7 @@ def new_run(short_file, tmp_path, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *handler: None)  # pytest keeps its own
     args = parse("bc.py", short_file, runs=tmp_path / "runs", checkpoint_minutes=0)
     datasets = bc.load_data(args)
-    return lambda: bc.Run(args, *bc.find_folder(args, *datasets), datasets[1], {})
+    return lambda: bc.Run(args, *bc.find_folder(args, *datasets)[:2], datasets[1], {})
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
