@@ -376,7 +376,7 @@ def test_a_continued_run_goes_on_along_its_axis(pendulum, tmp_path, monkeypatch)
         torch.manual_seed(0)
         actor = torch.nn.Linear(2, 2)
         optim = torch.optim.Adam(actor.parameters())
-        current = bc.Run(args, *bc.find_folder(args, *datasets), datasets[1], {})
+        current = bc.Run(args, *bc.find_folder(args, *datasets)[:2], datasets[1], {})
         with contextlib.suppress(SystemExit):
             for step in current.steps("actor_2", 9, 16, actor=actor, optim=optim):
                 current.log(step, optim, loss=0.5)

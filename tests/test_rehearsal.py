@@ -71,7 +71,7 @@ def test_no_rehearsal(begin, short_file, monkeypatch):
         begin()
     assert len(rehearsed) == 1
     args = parse("laom.py", short_file)
-    folder, _ = laom.find_folder(args, *laom.load_data(args))
+    folder, _, _ = laom.find_folder(args, *laom.load_data(args))
     for name in ("checkpoint.pt", "results.json"):
         Path(folder).mkdir(parents=True)
         Path(folder, name).write_text("{}")

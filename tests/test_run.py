@@ -136,7 +136,8 @@ def test_as_its_user_runs_it(short_file, tmp_path):
     own_script = folder / "laom_supervised.py"
     assert process.returncode == 1, stopped
     assert stopped.splitlines()[-1] == f"stopped; the same command continues, or: python {own_script}"
-    rehearsed, began = output.splitlines()
+    warned, rehearsed, began = output.splitlines()
+    assert warned.startswith("warning: 1 trajectories are few to fit probes on")
     assert rehearsed.startswith("rehearsal: every stage runs (") and began == f"run folder: {folder} (fp32)"
 
     copy = tmp_path / "copy" / own_script.name
