@@ -1,5 +1,6 @@
 """What a rehearsal finds before the first long stage, that it leaves nothing behind, and that digits stay."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -71,10 +72,11 @@ def test_no_rehearsal(begin, short_file, monkeypatch):
         begin()
     assert len(rehearsed) == 1
     args = parse("laom.py", short_file)
-    folder, _, _ = laom.find_folder(args, *laom.load_data(args))
+    folder, identity, _ = laom.find_folder(args, *laom.load_data(args))
     for name in ("checkpoint.pt", "results.json"):
         Path(folder).mkdir(parents=True)
         Path(folder, name).write_text("{}")
+        Path(folder, "identity.json").write_text(json.dumps({"identity": identity}))
         with pytest.raises(Begun):
             begin()
         shutil.rmtree(folder)

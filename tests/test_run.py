@@ -145,6 +145,7 @@ def test_as_its_user_runs_it(short_file, tmp_path):
     copy.write_bytes(own_script.read_bytes())
     words = [copy, *argv, "--runs", runs]
     process = start(*words, stdout=subprocess.PIPE, preexec_fn=ignore_hangups)
+    assert process.stdout.readline() == f"{warned}\n"
     first_line = process.stdout.readline()
     copy.write_text("an edit that is no Python")
     process.send_signal(signal.SIGHUP)
