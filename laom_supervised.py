@@ -1032,7 +1032,7 @@ NOT_COUNTED |= {"checkpoint_minutes", "device", "data_device", "compile", "log_i
 
 
 def find_folder(args, data, labeled_data, eval_data):
-    """The run's folder, its identity, a hash of what decides its result, and whether it has begun there.
+    """The run's folder, its identity (a hash of what decides its result), and whether it has begun.
 
     Hashed are arguments, but for those that do not count, the script's bytes, and what the data hold: files
     may move. A run's own copy of the script works where it lies. The folder's identity.json must agree.
